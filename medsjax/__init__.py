@@ -1,0 +1,1 @@
+"""medsjax: tune and judge medical language models on JAX."""

@@ -1,0 +1,19 @@
+"""A user's mistake is one line and exit code 2; anything else is our fault and keeps its traceback."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: the place (file, task, item), the rule, the remedy."""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a command's `main`, turning a `UserError` into one line on stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,197 @@
+"""Jitted prefill and decode over a KV cache: greedy, temperature, top-p.
+
+B batch, T prompt tokens, S cache length, K kv heads, G query heads a kv head, H head dim, L layers.
+Prompts are padded on the left, so that all rows of a batch write the same cache column. Lengths are
+rounded up to few sizes, so few shapes are compiled. The cache is a list per layer, [B, K, S, H].
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from medsjax.model import Block, Llama, rms_norm, rope_angles
+from medsjax.tokenizer import Tokenizer
+
+SIZES = sorted({n * 2**k for n in (32, 48) for k in range(14)})  # 32, 48, 64, 96, 128, …
+
+
+def generate(
+    model: Llama,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    max_new_tokens: int | Sequence[int] = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> list[str]:
+    """The continuation of each prompt, up to its first stop id.
+
+    A str prompt is plain text (one begin-of-text where the tokenizer adds one, control tokens
+    inert); a list of ids is taken exactly. `max_new_tokens`: one number, or one a prompt.
+    """
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = [bos + tokenizer.encode(p) if isinstance(p, str) else list(p) for p in prompts]
+    limits = [max_new_tokens] * len(ids) if isinstance(max_new_tokens, int) else max_new_tokens
+    texts = [""] * len(ids)
+    for i, new in stream(model, tokenizer, ids, limits, temperature, top_p, seed, mesh):
+        texts[i] = tokenizer.decode(new)
+    return texts
+
+
+def stream(
+    model: Llama,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: Sequence[int],
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    batch_size: int = 64,
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield (prompt number, generated ids without the stop id) as batches of like length finish.
+
+    What a prompt gets does not depend on its batch: greedy is greedy, and a sampled token's key
+    comes from (seed, prompt number, step). `mesh` None: the mesh the model lies on.
+    """
+    for i, prompt in enumerate(prompts):
+        if not len(prompt) or not 0 <= min(prompt) <= max(prompt) < model.dims.V:
+            raise ValueError(f"prompt {i}: needs at least one id, all in [0, {model.dims.V})")
+    mesh = mesh or model.embed_VD[...].sharding.mesh
+    order = sorted(
+        range(len(prompts)), key=lambda i: (_size(max_new_tokens[i]), len(prompts[i])), reverse=True
+    )
+    with jax.set_mesh(mesh):
+        blocks = _unstack(model)
+        for at in range(0, len(order), batch_size):
+            chosen = order[at : at + batch_size]
+            rows = min(_size(len(chosen), 1), batch_size)
+            rows += -rows % mesh.shape["fsdp"]
+            batch = _left_padded([prompts[i] for i in chosen], rows)
+            limits = np.zeros(rows, np.int32)
+            limits[: len(chosen)] = [max_new_tokens[i] for i in chosen]
+            numbers = np.zeros(rows, np.uint32)
+            numbers[: len(chosen)] = chosen
+            new = _size(int(limits.max()))
+            logits, cache = _prefill(model, *batch, batch[0].shape[1] + new)
+            settings = (np.float32(temperature or 1.0), np.float32(top_p), np.uint32(seed))
+            stops = np.asarray(tokenizer.stop_ids, np.int32)
+            out, _ = _decode(
+                *(model, blocks, cache, logits, batch[1], limits, numbers, stops, settings),
+                greedy=temperature == 0.0,
+                new=new,
+            )
+            for i, ids in zip(chosen, np.asarray(out), strict=False):
+                yield i, ids[: int(np.argmax(np.append(ids, -1) < 0))].tolist()
+
+
+def _size(n: int, smallest: int = 32) -> int:
+    """The compiled size that holds n."""
+    return next(s for s in [smallest, *SIZES] if s >= max(n, smallest))
+
+
+def _left_padded(prompts: list[Sequence[int]], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int32[rows, T] ending at the last column, and where each begins; T is a compiled size."""
+    T = _size(max(len(p) for p in prompts))
+    tokens_BT, starts_B = np.zeros((rows, T), np.int32), np.full(rows, T - 1, np.int32)
+    for b, prompt in enumerate(prompts):
+        starts_B[b] = T - len(prompt)
+        tokens_BT[b, starts_B[b] :] = prompt
+    return tokens_BT, starts_B
+
+
+@jax.jit
+def _unstack(model: Llama) -> list[Block]:
+    return [jax.tree.map(lambda a, i=i: a[i], model.blocks) for i in range(model.dims.L)]
+
+
+@partial(jax.jit, static_argnums=3)
+def _prefill(model: Llama, tokens_BT, starts_B, S: int):
+    """Logits of the last prompt token [B, V], and each layer's (k, v) [B, K, S, H]."""
+    T = tokens_BT.shape[1]
+    columns_BT = jnp.arange(T) - starts_B[:, None]
+    x_BTD, (k, v) = model.hidden(
+        tokens_BT, jnp.maximum(columns_BT, 0), (columns_BT >= 0).astype(jnp.int32), keep_kv=True
+    )
+
+    def grow(kv_BTKH):
+        return jnp.pad(kv_BTKH.swapaxes(1, 2), ((0, 0), (0, 0), (0, S - T), (0, 0)))
+
+    cache = [(grow(k[i]), grow(v[i])) for i in range(model.dims.L)]
+    return model.unembed(x_BTD[:, -1:])[:, 0], cache
+
+
+@partial(jax.jit, static_argnames=("greedy", "new"), donate_argnums=2)
+def _decode(
+    model, blocks, cache, logits_BV, starts_B, limits_B, numbers_B, stops, settings, *, greedy, new
+):
+    """Generated ids int32[B, new], -1 from a row's stop id or limit on; ends when all rows have.
+
+    The spent cache is returned too: a donated buffer needs an output to live in.
+    """
+    B, T = logits_BV.shape[0], cache[0][0].shape[2] - new
+
+    def choose(logits_BV, step):
+        if greedy:
+            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+        return _sample(logits_BV, numbers_B, step, *settings)
+
+    def body(state):
+        step, logits_BV, done_B, out_BT, cache = state
+        token_B = choose(logits_BV, step)
+        done_B |= (token_B[:, None] == stops).any(-1) | (step >= limits_B)
+        out_BT = out_BT.at[:, step].set(jnp.where(done_B, -1, token_B))
+        logits_BV, cache = _step(model, blocks, cache, token_B, T + step, starts_B)
+        return step + 1, logits_BV, done_B, out_BT, cache
+
+    def unfinished(state):
+        return (state[0] < new) & ~state[2].all()
+
+    out_BT = jnp.full((B, new), -1, jnp.int32)
+    state = (jnp.int32(0), logits_BV, limits_B <= 0, out_BT, cache)
+    return jax.lax.while_loop(unfinished, body, state)[3:]
+
+
+def _step(model: Llama, blocks, cache, token_B, column, starts_B):
+    """One token a row through all layers: logits [B, V] and the cache with `column` written."""
+    rope = rope_angles((column - starts_B)[:, None], model.dims)
+    x_BTD, grown = model.embed(token_B[:, None]), []
+    S = cache[0][0].shape[2]
+    seen_BS = (jnp.arange(S) >= starts_B[:, None]) & (jnp.arange(S) <= column)
+    for block, (k_BKSH, v_BKSH) in zip(blocks, cache, strict=True):
+        q, k, v = block.qkv(x_BTD, rope)
+        at = (0, 0, column, 0)
+        k_BKSH = jax.lax.dynamic_update_slice(k_BKSH, k.swapaxes(1, 2), at)
+        v_BKSH = jax.lax.dynamic_update_slice(v_BKSH, v.swapaxes(1, 2), at)
+        x_BTD = block.finish(x_BTD, _attend_cache(q, k_BKSH, v_BKSH, seen_BS))
+        grown.append((k_BKSH, v_BKSH))
+    x_BTD = rms_norm(x_BTD, model.norm_D[...], eps=model.dims.norm_eps)
+    return model.unembed(x_BTD)[:, 0], grown
+
+
+def _attend_cache(q_BTNH, k_BKSH, v_BKSH, seen_BS):
+    """Attention of one query a row (T = 1) over its cache; scores and softmax in float32."""
+    B, T, N, H = q_BTNH.shape
+    q_BKGH = q_BTNH.reshape(B, k_BKSH.shape[1], -1, H) * jnp.asarray(H**-0.5, q_BTNH.dtype)
+    scores = jnp.einsum("BKGH,BKSH->BKGS", q_BKGH, k_BKSH, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(seen_BS[:, None, None], scores, -1e30), axis=-1)
+    out_BKGH = jnp.einsum("BKGS,BKSH->BKGH", weights.astype(v_BKSH.dtype), v_BKSH)
+    return out_BKGH.reshape(B, T, N, H)
+
+
+def _sample(logits_BV, numbers_B, step, temperature, top_p, seed):
+    """Nucleus sampling: among the likeliest tokens whose mass first reaches top_p."""
+    logits_BV = logits_BV / temperature
+    ranked_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+    probs_BV = jax.nn.softmax(ranked_BV, axis=-1)
+    kept_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV < top_p
+    floor_B = jnp.min(jnp.where(kept_BV, ranked_BV, jnp.inf), axis=-1)
+    logits_BV = jnp.where(logits_BV >= floor_B[:, None], logits_BV, -jnp.inf)
+    key = jax.random.key(seed)
+    keys_B = jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(key, n), step))(numbers_B)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
