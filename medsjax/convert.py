@@ -1,6 +1,6 @@
 """Hugging Face folders in and out: one table of names, streamed into the mesh, bit-exact both ways.
 
-    python -m medsjax.convert SRC DST [--dtype float32|bfloat16]
+python -m medsjax.convert SRC DST [--dtype float32|bfloat16] [--random SEED]
 """
 
 import argparse
@@ -40,6 +40,7 @@ LLAMA = {
     "lm_head.weight": "unembed_VD",
 }
 FAMILIES = {"llama": LLAMA}  # model_type -> table
+OLD_THETA = 10000.0  # Llama 1's and 2's configs, written before the key existed, mean this
 HUB_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt")
 
 
@@ -60,7 +61,7 @@ def load(
     mesh = mesh or one_device()
     _, dims = read_config(folder)
     entries = safetensors_io.entries(folder)
-    opened = Tokenizer.load(tokenizer or folder)
+    opened = Tokenizer.load(tokenizer or folder, folder)
     if opened.vocab_size > dims.V:
         raise UserError(
             f"{tokenizer or folder}: the tokenizer has {opened.vocab_size} ids, but the embedding "
@@ -71,6 +72,15 @@ def load(
     with jax.set_mesh(mesh):
         _fill(model, entries, mesh)
     return model, opened
+
+
+def random(folder: Path, seed: int, dtype: str) -> tuple[Llama, Tokenizer]:
+    """A freshly initialised model (normal, fan-in) of a folder's config.json, and its tokenizer."""
+    config_json, dims = read_config(folder)
+    kinds = {"param_dtype": dtype, "compute_dtype": dtype, "config_json": config_json}
+    with jax.set_mesh(one_device()):
+        model = jax.jit(lambda: Llama(dims, key=jax.random.key(seed), **kinds))()
+    return model, Tokenizer.load(folder)
 
 
 def abstract(folder: Path, mesh: Mesh, dtype: str, compute_dtype: str) -> Llama:
@@ -160,9 +170,7 @@ def _dims(c: dict) -> Dims:
     heads, width = int(c["num_attention_heads"]), int(c["hidden_size"])
     # transformers 5 moves rope_theta and rope_scaling into rope_parameters
     rope = {**(c.get("rope_scaling") or {}), **(c.get("rope_parameters") or {})}
-    theta = rope.get("rope_theta", c.get("rope_theta"))
-    if theta is None:
-        raise KeyError("rope_theta")
+    theta = rope.get("rope_theta", c.get("rope_theta", OLD_THETA))
     return Dims(
         V=int(c["vocab_size"]),
         D=width,
@@ -207,6 +215,12 @@ def expected(dims: Dims) -> dict[str, tuple[int, ...]]:
             if not (template == "lm_head.weight" and dims.tied):
                 shapes[template.format(layer)] = tuple(sides)
     return shapes
+
+
+def stored_dtype(folder: Path) -> str:
+    """The dtype of a folder's embedding, which its export keeps."""
+    entry = safetensors_io.entries(folder)["model.embed_tokens.weight"]
+    return safetensors_io.DTYPES[entry.dtype].name
 
 
 def _locate(model: Llama, hf_name: str) -> tuple[nnx.Param, int | None]:
@@ -272,15 +286,20 @@ def main() -> None:
     parser.add_argument("source", help="HF folder or hub name")
     parser.add_argument("out", help="folder to write; must not exist")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the source's")
+    parser.add_argument(
+        "--random", type=int, metavar="SEED", help="random weights for SRC's config and tokenizer"
+    )
     args = parser.parse_args()
     if Path(args.out).exists():
         raise UserError(f"{args.out}: exists already; name a new folder")
     folder = resolve(args.source)
-    stored = {e.dtype for e in safetensors_io.entries(folder).values()} & set(safetensors_io.DTYPES)
-    dtype = args.dtype or safetensors_io.DTYPES[sorted(stored)[0]].name
-    model, tokenizer = load(folder, dtype=dtype)
+    if args.random is None:
+        model, tokenizer = load(folder, dtype=args.dtype or stored_dtype(folder))
+    else:
+        model, tokenizer = random(folder, args.random, args.dtype or "float32")
     save(model, tokenizer, args.out)
     size = sum(f.stat().st_size for f in Path(args.out).iterdir())
+    dtype = model.embed_VD[...].dtype.name
     print(f"{args.out}: {len(expected(model.dims))} tensors, {dtype}, {size / 1e6:.1f} MB")
 
 

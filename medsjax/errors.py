@@ -1,4 +1,4 @@
-"""A user's mistake is one line and exit code 2; anything else is our fault and keeps its traceback."""
+"""A user's mistake is one line and exit code 2; anything else is our fault, with its traceback."""
 
 import sys
 from collections.abc import Callable

@@ -19,9 +19,7 @@ def nll_sum(x_BTD: jax.Array, output_VD: jax.Array, targets_BT: jax.Array, mask_
 
     @jax.checkpoint
     def chunk_sum(x_BTD, targets_BT, mask_BT):
-        logits_BTV = jnp.einsum(
-            "BTD,VD->BTV", x_BTD, output_VD, preferred_element_type=jnp.float32
-        )
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, output_VD, preferred_element_type=jnp.float32)
         picked_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
         nll_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT
         return jnp.sum(nll_BT * mask_BT)

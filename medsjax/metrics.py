@@ -1,12 +1,15 @@
 """metrics.jsonl: one object a logged step, each step once, also after a resume."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
+from medsjax.errors import UserError
 from medsjax.model import Dims
 
 # bf16 peak FLOP/s of one chip, from the makers' datasheets; mfu is null elsewhere.
@@ -22,18 +25,77 @@ PEAK_FLOPS = {
 
 
 def train_flops(dims: Dims, length: int) -> float:
-    """FLOPs to train one token in a row of `length`: 6 a weight, and causal attention's products."""
+    """FLOPs to train a token in a row of `length`: 6 a weight, and causal attention's products."""
     D, F, N, K, H = dims.D, dims.F, dims.N, dims.K, dims.H
     per_layer = D * H * (2 * N + 2 * K) + 3 * D * F
     return 6 * (dims.L * per_layer + dims.V * D) + 6 * dims.L * N * H * length
 
 
-def mfu(tokens_per_second: float, dims: Dims, length: int) -> float | None:
+def mfu(tokens_per_second: float, flops_per_token: float) -> float | None:
     """Share of the devices' bf16 peak; None where the peak is not known (a CPU)."""
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    if peak is None:
-        return None
-    return tokens_per_second * train_flops(dims, length) / (peak * jax.device_count())
+    return peak and tokens_per_second * flops_per_token / (peak * jax.device_count())
+
+
+class Log:
+    """metrics.jsonl and the progress bar of a run that starts after step `start`.
+
+    Rates count useful tokens (no padding) and leave out compiling, held-out passes and saves.
+    """
+
+    def __init__(self, path: Path, start, steps, every, *, rate, rows_per_epoch, flops):
+        self.file, self.every, self.rate = MetricsFile(path, start), every, rate
+        self.rows_per_epoch, self.flops = rows_per_epoch, flops
+        self.bar = tqdm(total=steps, initial=start, desc="training", unit="step", smoothing=0.1)
+        self.pending: list[dict] = []
+        self.clock: float | None = None  # None until the first step has compiled
+
+    def step(self, step: int, seen: dict, n_examples: int, force: bool = False) -> dict | None:
+        """Count a step; at a logged step, wait for it and give the row to write."""
+        self.pending.append({**seen, "examples": n_examples})
+        self.bar.update()
+        logged = force or step % self.every == 0
+        if self.clock is None or logged:
+            loss = float(seen["loss"])
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"step {step}: the loss is {loss}; lower optim.lr and start from an earlier "
+                    "checkpoint or another workdir"
+                )
+        row = self._row(step, seen) if logged else None
+        if self.clock is None:
+            self.restart_clock()
+        return row
+
+    def _row(self, step: int, seen: dict) -> dict:
+        sums = {k: int(sum(int(p[k]) for p in self.pending)) for k in ("tokens", "examples")}
+        steps = len(self.pending)
+        seconds = None if self.clock is None else time.perf_counter() - self.clock
+        speed = seconds and sums["tokens"] / seconds
+        self.bar.set_postfix_str(f"loss {float(seen['loss']):.3f}, {speed or 0:,.0f} tokens/s")
+        self.restart_clock()
+        return {
+            "step": step,
+            "epoch": round(step / self.rows_per_epoch, 4),
+            "loss": float(seen["loss"]),
+            "learning_rate": float(self.rate(step - 1)),
+            "grad_norm": float(seen["grad_norm"]),
+            "tokens_per_second": speed and round(speed, 1),
+            "mfu": speed and mfu(speed, self.flops),
+            "tokens_per_step": sums["tokens"] / steps,
+            "targets": int(seen["targets"]),
+            "examples_per_step": sums["examples"] / steps,
+        }
+
+    def restart_clock(self) -> None:
+        """Begin a new interval, after work that is not training."""
+        self.clock, self.pending = time.perf_counter(), []
+
+    def write(self, row: dict) -> None:
+        self.file.write(row)
+
+    def close(self) -> None:
+        self.bar.close()
 
 
 class MetricsFile:

@@ -80,7 +80,7 @@ def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, *, eps: float) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """One layer. Outside the scan every parameter carries a leading L, which its name leaves out."""
+    """One layer. Outside the scan each parameter has a leading L, which its name leaves out."""
 
     def __init__(self, dims: Dims, normal, ones):
         D, F, N, K, H = dims.D, dims.F, dims.N, dims.K, dims.H

@@ -1,7 +1,7 @@
 """The mesh and where each array lies on it.
 
-Two axes: `fsdp` splits the rows of a batch and every weight, `tensor` splits heads, ffn and vocabulary.
-A parameter's own split stands beside its shape in model.py.
+Two axes: `fsdp` splits the rows of a batch and every weight, `tensor` splits heads, ffn and
+vocabulary. A parameter's own split stands beside its shape in model.py.
 """
 
 import jax
@@ -49,6 +49,6 @@ def check_divisible(name: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> N
         ways = mesh.shape[axis] if axis else 1
         if size % ways:
             raise UserError(
-                f"run.mesh: {name} {shape} has a side of {size} that {axis}={ways} does not divide; "
-                "choose another mesh"
+                f"run.mesh: {name} {shape} has a side of {size}, which {axis}={ways} does not "
+                "divide; choose another mesh"
             )

@@ -1,4 +1,4 @@
-"""HF or sentencepiece tokenizers behind one small class; turns -> ids and loss mask, in one place."""
+"""HF or sentencepiece tokenizers behind one small class; turns become ids and loss mask here."""
 
 import hashlib
 import json
@@ -35,12 +35,18 @@ class Tokenizer:
     files: dict[str, bytes] = field(repr=False)  # name -> content, copied verbatim on export
 
     @classmethod
-    def load(cls, source: str | Path) -> "Tokenizer":
-        """Open an HF folder, a sentencepiece `.model`, or a llama2.c `tok*.bin` file."""
+    def load(cls, source: str | Path, model: str | Path | None = None) -> "Tokenizer":
+        """Open an HF folder, a sentencepiece `.model`, or a llama2.c `tok*.bin` file.
+
+        `model` is the folder whose config and generation_config say where an answer ends, where
+        that is another one than the tokenizer's.
+        """
         source = Path(source)
         folder = source if source.is_dir() else source.parent
         codec = _open_codec(source)
-        files = {n: (folder / n).read_bytes() for n in SIDECARS if (folder / n).is_file()}
+        model = Path(model or folder)
+        origin = {n: model if n == "generation_config.json" else folder for n in SIDECARS}
+        files = {n: (at / n).read_bytes() for n, at in origin.items() if (at / n).is_file()}
         if isinstance(codec, SentencePieceCodec):
             files["tokenizer.model"] = codec.proto
         style = "plain"
@@ -49,7 +55,7 @@ class Tokenizer:
         elif codec.id("<|im_start|>") is not None:
             style = "chatml"
         ends = [codec.id("<|eot_id|>"), codec.id("<|im_end|>" if style == "chatml" else "")]
-        stops = _config_stops(folder) | {i for i in ends if i is not None}
+        stops = _config_stops(model) | {i for i in ends if i is not None}
         return cls(codec, tuple(sorted(stops or {codec.eos_id})), style, files)
 
     @property

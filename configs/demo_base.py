@@ -1,0 +1,32 @@
+"""The demo's base: a 0.9 M-parameter Llama pretrained on generated text, from random weights.
+
+Once, to make data/sample/base/model.safetensors (about MINUTES on two CPU cores, seed 0):
+
+    python -m data.sample.generate --base runs/demo_base_text
+    python -m medsjax.convert data/sample/base runs/demo_base_init --random 0
+    python -m medsjax.train --config demo_base.py
+    cp runs/demo_base/hf/model.safetensors data/sample/base/
+
+The text teaches copying, recall and in-context patterns over the sample's words. It holds none of
+the sample's tasks and none of its test inputs.
+"""
+
+from dataclasses import replace
+
+from data.medsins import MedSIns
+from medsjax.config import Config, Optim, Run
+
+
+def get_config() -> Config:
+    text = MedSIns(path="runs/demo_base_text", loss_on="all", part="train")
+    return Config(
+        model="runs/demo_base_init",
+        data=text,
+        heldout=replace(text, loss_on="answer", part="heldout"),
+        length=512,
+        batch=8,
+        epochs=1.0,
+        optim=Optim(lr=3e-3, final=0.05),
+        dtype="float32",
+        run=Run(log_every=20, save_every=500, eval_every=500, remat="none"),
+    )

@@ -1,0 +1,214 @@
+"""MedS-Bench as a value for configs: prompts, generation, predictions on disk, scores.
+
+A prompt is the task's original definition, shots from its training file, and the item's input;
+0-shot for multiple choice. What a killed evaluation left is used; what is finished is not redone.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data import prompts
+from data.build import Built, Record, open_or_build
+from eval import predictions, scores
+from eval.predictions import Key, Row
+from eval.tasks import TASKS
+from medsjax import checkpoint, sampler
+from medsjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class MedSBench:
+    """Scores a model on those of the benchmark's 53 tasks that `path` holds."""
+
+    path: str = "data/sample/test"  # test items: a built folder or a folder of task files
+    shots_from: str = "data/sample/train"  # training items; "" or a task not there: leave-one-out
+    shots: int = 3  # at most; multiple choice always has none
+    layout: Literal["official", "paper"] = "official"  # of the prompt; see data/prompts.py
+    draw: Literal["fixed", "per_item"] = "fixed"  # the same shots for all items of a task, or not
+    limit: int = 0  # the first so many items of each task; 0: all
+    seed: int = 0  # of the draw of shots and of the bootstrap
+    length: int = 2048  # tokens of prompt and answer together
+    max_new_tokens: int = 1000  # a cap over each task's own number
+    batch: int = 64  # prompts generated side by side
+    tasks: tuple[str, ...] = ()  # "task130", …; empty: all that are there
+
+    def __call__(self, model, tokenizer, step: int, out_dir: str | Path) -> dict[str, float]:
+        """Write out_dir/predictions.jsonl and scores.json; return `bench/…` numbers in percent.
+
+        The same call again continues; once scores.json is there it reads it and generates nothing.
+        With other settings, data or weights it is a UserError.
+        """
+        self._check()
+        folder = Path(out_dir)
+        bench = open_or_build(self.path, "bench")
+        pools = open_or_build(self.shots_from, "ins") if self.shots_from and self.shots else None
+        names = _scored_tasks(bench, self.path, self.tasks)
+        settings = {
+            **{name: getattr(self, name) for name in ("layout", "draw", "shots", "limit", "seed")},
+            **{"length": self.length, "max_new_tokens": self.max_new_tokens, "tasks": names},
+            **{"data": bench.fingerprint, "shots_data": pools.fingerprint if pools else ""},
+            **{"model": checkpoint.fingerprint(model), "tokenizer": tokenizer.fingerprint},
+        }
+        predictions.claim(folder, settings)
+        if (folder / "scores.json").exists():
+            found = predictions.read_json(folder / "scores.json")
+        else:
+            rows = self._predict(model, tokenizer, bench, pools, names, folder)
+            config = {"path": self.path, "shots_from": self.shots_from, "step": step, **settings}
+            found = self._score(rows, config, bench, pools, names)
+            predictions.write_atomic(folder / "scores.json", json.dumps(found, indent=1) + "\n")
+        start = folder.parent / "step_0" / "scores.json"
+        compare = step > 0 and folder.name == f"step_{step}" and start.exists()
+        scores.print_table(found, predictions.read_json(start) if compare else None)
+        return scores.numbers(found)
+
+    def report(self, workdir: str | Path) -> None:
+        """Write WORKDIR/report.html about a run and its evaluations."""
+        from eval import report  # matplotlib; an evaluation alone has no need of it
+
+        out = Path(workdir) / "report.html"
+        report.write([Path(workdir)], out)
+        print(out)
+
+    def _check(self) -> None:
+        lowest = {"shots": 0, "limit": 0, "length": 2, "max_new_tokens": 1, "batch": 1}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise UserError(f"bench.{name}: {getattr(self, name)} is below {low}")
+
+    def _predict(
+        self, model, tokenizer, bench: Built, pools: Built | None, names: list[str], folder: Path
+    ) -> list[Row]:
+        """All rows in the order of tasks and items; what is missing is generated and appended."""
+        keys = [(name, i) for name in names for i in range(self._items(bench, name))]
+        rows = predictions.read(folder)
+        missing = [key for key in keys if key not in rows]
+        if missing:
+            predictions.write(folder, [rows[key] for key in keys if key in rows])
+            with open(folder / "predictions.jsonl", "a", encoding="utf-8") as file:
+                for row in self._generate(model, tokenizer, bench, pools, missing, len(keys)):
+                    rows[row["task"], row["index"]] = row
+                    file.write(predictions.line(row))
+                    file.flush()
+        ordered = [rows[key] for key in keys]
+        predictions.write(folder, ordered)
+        return ordered
+
+    def _new_tokens(self, name: str) -> int:
+        new = min(TASKS[name].max_new_tokens, self.max_new_tokens)
+        if new >= self.length:
+            raise UserError(
+                f"bench.length: {self.length} tokens have no room for the {new} that {name} may"
+                " answer with; raise it or lower bench.max_new_tokens"
+            )
+        return new
+
+    def _items(self, bench: Built, name: str) -> int:
+        n = bench.tasks[name].n
+        return min(n, self.limit) if self.limit else n
+
+    def _generate(
+        self, model, tokenizer, bench: Built, pools: Built | None, keys: list[Key], total: int
+    ) -> Iterator[Row]:
+        """The rows of `keys`, in the order in which the sampler's batches finish."""
+        bar = tqdm(keys, desc="prompts", unit="item", delay=2, leave=False)
+        items = [self._prompt(tokenizer, bench, pools, key) for key in bar]
+        outputs = sampler.stream(
+            model,
+            tokenizer,
+            [item.ids for item in items],
+            [item.max_new_tokens for item in items],
+            batch_size=self.batch,
+        )
+        with tqdm(desc="bench", unit="item", total=total, initial=total - len(keys)) as bar:
+            for i, ids in outputs:
+                yield {**items[i].row, "prediction": tokenizer.decode(ids).strip()}
+                bar.update()
+
+    def _prompt(self, tokenizer, bench: Built, pools: Built | None, key: Key) -> "Item":
+        """One item's prompt, in what its answer leaves of `length`.
+
+        Whole shots go first, from the front; then the input loses its beginning.
+        """
+        name, index = key
+        info = bench.tasks[name]
+        record = bench[info.start + index]
+        shots = []
+        if k := min(TASKS[name].shots, self.shots):
+            pool = Pool.of(pools if pools and name in pools.tasks else bench, name)
+            drawn_by = (self.seed, name, *([index] if self.draw == "per_item" else []))
+            drawn = prompts.draw_shots(drawn_by, pool, k, record.input)
+            shots = [(pool[i].input, pool[i].outputs[0]) for i in drawn]
+        new = self._new_tokens(name)
+        layout = prompts.LAYOUTS[self.layout]
+        query = (info.definition, shots, record.input, None, self.length - new)
+        try:
+            fitted = prompts.fit(tokenizer, layout, *query)
+        except UserError as error:
+            raise UserError(f"{self.path}: {name}, item {index}: {error}") from None
+        row = {
+            "task": name,
+            "index": index,
+            "id": record.id,
+            "n_shots": len(shots) - fitted.dropped_shots,
+            "dropped_shots": fitted.dropped_shots,
+            "cut_chars": fitted.cut_chars,
+            "prompt_tokens": len(fitted.ids),
+            "gold": list(record.outputs),
+        }
+        return Item(row, fitted.ids, new)
+
+    def _score(
+        self, rows: list[Row], config: dict, bench: Built, pools: Built | None, names: list[str]
+    ) -> dict[str, Any]:
+        n_shot = {name: min(TASKS[name].shots, self.shots) for name in names}
+        own = [name for name in names if n_shot[name] and not (pools and name in pools.tasks)]
+        found = scores.build(rows, config, n_shot, own)
+        for name in names:
+            found["tasks"][name]["source"] = bench.tasks[name].source
+        unscored = sorted(bench.tasks.keys() - TASKS.keys())
+        return {**found, **({"unscored": unscored} if unscored else {})}
+
+
+class Item(NamedTuple):
+    row: Row  # all of it but the prediction
+    ids: np.ndarray  # int32[prompt tokens]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One task's records of a built folder, as a sequence."""
+
+    built: Built
+    start: int
+    n: int
+
+    @classmethod
+    def of(cls, built: Built, task: str) -> "Pool":
+        return cls(built, built.tasks[task].start, built.tasks[task].n)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Record:
+        return self.built[self.start + i]
+
+
+def _scored_tasks(bench: Built, path: str, wanted: tuple[str, ...]) -> list[str]:
+    """The tasks to score, in the benchmark's order; all must be in its table and in `bench`."""
+    for name in wanted:
+        if name not in TASKS:
+            raise UserError(f"bench.tasks: {name} is none of the {len(TASKS)} scored tasks")
+        if name not in bench.tasks:
+            raise UserError(f"bench.tasks: {name} is not in {path}; leave it out")
+    names = [name for name in TASKS if name in bench.tasks and (not wanted or name in wanted)]
+    if not names:
+        raise UserError(f"{path}: none of the {len(TASKS)} scored tasks is here; give test files")
+    return names

@@ -1,0 +1,242 @@
+"""Predictions become scores.json: scores with their errors, a trivial baseline, means.
+
+The format is lm-evaluation-harness's, all scores in percent; `build` says what else is in it. An
+interval is that of a bootstrap over a task's items: each scorer's statistics, reweighted.
+"""
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from data.prompts import number
+from eval.predictions import Row
+from eval.scorers import fixed
+from eval.tasks import TASKS, Task
+
+COLUMNS = {"fixed": fixed}  # the first one's primary metric stands for a task
+RESAMPLES = 1000
+CONSTANTS = 20
+POOLS = ("CT", "MRI")
+
+
+class Scored(NamedTuple):
+    """A task's or pool's numbers; which of them is primary, and its bootstrap [RESAMPLES]."""
+
+    results: dict[str, Any]
+    primary: str  # "acc,fixed"
+    n: int
+    replicates: np.ndarray
+
+    @property
+    def score(self) -> float:
+        return self.results[self.primary]
+
+    @property
+    def trivial(self) -> float:
+        return self.results[f"trivial,{self.primary.split(',')[1]}"]
+
+
+def build(
+    rows: Iterable[Row], config: dict, n_shot: dict[str, int], leave_one_out: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The content of scores.json from all rows of an evaluation (see `eval.predictions`).
+
+    Beyond the harness's keys: `M_ci95,column` = [low, high] beside `M_stderr,column`; `tasks` with
+    category, dataset, language and whether the shots came leave-one-out from the test items;
+    `counts` of what the prompts had to drop; `summary` with means over tasks (their intervals take
+    the tasks as given). The CT and MRI tasks enter `results` singly and pooled, but no mean, as in
+    the paper's Table 2.
+    """
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    seed = int(config.get("seed", 0))
+    bar = tqdm(by_task.items(), desc="score", unit="task", delay=2, leave=False)
+    scored = {name: score(TASKS[name], its_rows, seed) for name, its_rows in bar}
+    for pool in POOLS:
+        members = [name for name in by_task if TASKS[name].pool == pool]
+        if members:
+            pooled = [row for name in members for row in by_task[name]]
+            scored[pool] = score(TASKS[members[0]], pooled, seed)
+            n_shot = {**n_shot, pool: n_shot[members[0]]}
+    packages = ("jax", "sacrebleu", "rouge-score")
+    commit = git_hash()
+    return {
+        "results": {name: s.results for name, s in scored.items()},
+        "primary": {name: s.primary for name, s in scored.items()},
+        "n-samples": {name: s.n for name, s in scored.items()},
+        "n-shot": {name: n_shot[name] for name in scored},
+        "config": {**config, "versions": {name: version(name) for name in packages}},
+        **({"git_hash": commit} if commit else {}),
+        "summary": _summary({name: s for name, s in scored.items() if _counts_in_means(name)}),
+        "tasks": {name: _about(name, name in set(leave_one_out)) for name in scored},
+        "counts": _counts(by_task),
+    }
+
+
+def score(task: Task, rows: list[Row], seed: int) -> Scored:
+    """All columns' metrics of one task's rows, with standard error, interval and trivial score."""
+    predictions = [row["prediction"] for row in rows]
+    golds = [tuple(row["gold"]) for row in rows]
+    weights = _resamples(len(rows), (seed, task.pool or task.id))
+    results: dict[str, Any] = {}
+    replicates = {}
+    for column, scorer in COLUMNS.items():
+        statistics = scorer.score_rows(task, predictions, golds)
+        values = scorer.aggregate(task, statistics, np.ones(len(rows)))
+        spread = scorer.aggregate(task, statistics, weights)
+        for metric in values:
+            low, high = np.percentile(spread[metric], [2.5, 97.5])
+            results[f"{metric},{column}"] = float(values[metric])
+            results[f"{metric}_stderr,{column}"] = float(spread[metric].std(ddof=1))
+            results[f"{metric}_ci95,{column}"] = [float(low), float(high)]
+        results[f"trivial,{column}"] = _trivial(scorer, task, golds)
+        replicates[column] = spread[task.primary]
+    first = next(iter(COLUMNS))
+    return Scored(results, f"{task.primary},{first}", len(rows), replicates[first])
+
+
+def _resamples(n: int, key: tuple) -> np.ndarray:
+    """How often each of n items is drawn in each resample: float64[RESAMPLES, n], rows sum to n."""
+    rng = np.random.default_rng(number("bootstrap", *key))
+    drawn = rng.integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
+    return np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)
+
+
+def _trivial(scorer, task: Task, golds: list[tuple[str, ...]]) -> float:
+    """The best score of giving all items one answer, out of the most frequent gold strings."""
+    frequent = Counter(gold for its_golds in golds for gold in its_golds).most_common(CONSTANTS)
+    distinct = Counter(golds)  # items with equal golds score alike
+    weights = np.array(list(distinct.values()), float)
+
+    def constant(answer: str) -> float:
+        answers = [answer] * len(distinct)
+        statistics = scorer.score_rows(task, answers, list(distinct), primary_only=True)
+        return float(scorer.aggregate(task, statistics, weights)[task.primary])
+
+    return max(constant(answer) for answer, _ in frequent)
+
+
+def _counts_in_means(name: str) -> bool:
+    return name in TASKS and not TASKS[name].pool
+
+
+def _summary(scored: dict[str, Scored]) -> dict[str, Any]:
+    categories = dict.fromkeys(TASKS[name].category for name in scored)
+    return {
+        **_mean(list(scored.values())),
+        "by_category": {
+            category: _mean([s for name, s in scored.items() if TASKS[name].category == category])
+            for category in categories
+        },
+    }
+
+
+def _mean(scored: list[Scored]) -> dict[str, Any]:
+    """The unweighted mean of tasks' primary scores; empty without tasks."""
+    if not scored:
+        return {}
+    replicates = np.mean([s.replicates for s in scored], axis=0)
+    return {
+        "mean": float(np.mean([s.score for s in scored])),
+        "stderr": float(replicates.std(ddof=1)),
+        "ci95": [float(x) for x in np.percentile(replicates, [2.5, 97.5])],
+        "trivial": float(np.mean([s.trivial for s in scored])),
+        "n": sum(s.n for s in scored),
+        "tasks": len(scored),
+    }
+
+
+def _about(name: str, leave_one_out: bool) -> dict[str, Any]:
+    if name in POOLS:
+        return {"category": "Text Summarization", "dataset": f"{name}, pooled", "language": "en"}
+    task = TASKS[name]
+    about = {"category": task.category, "dataset": task.dataset, "language": task.language}
+    return {**about, "leave_one_out": leave_one_out}
+
+
+def _counts(by_task: dict[str, list[Row]]) -> dict[str, Any]:
+    """What prompts lost to fit and how many answers are empty, in all and, where any, by task."""
+
+    def count(rows: list[Row]) -> dict[str, int]:
+        return {
+            "dropped_shots": sum(row["dropped_shots"] for row in rows),
+            "cut_inputs": sum(row["cut_chars"] > 0 for row in rows),
+            "empty_predictions": sum(not row["prediction"].strip() for row in rows),
+        }
+
+    counted = {name: count(rows) for name, rows in by_task.items()}
+    rows = [row for its_rows in by_task.values() for row in its_rows]
+    some = {name: found for name, found in counted.items() if any(found.values())}
+    return {"items": len(rows), **count(rows), "by_task": some}
+
+
+def git_hash() -> str:
+    """The commit of the checkout this file is in, or ""."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def numbers(scores: dict[str, Any]) -> dict[str, float]:
+    """The flat numbers of a log: bench/mean, bench/trivial and each task's primary score."""
+    summary = {
+        f"bench/{k}": scores["summary"][k] for k in ("mean", "trivial") if k in scores["summary"]
+    }
+    return summary | {f"bench/{k}": scores["results"][k][p] for k, p in scores["primary"].items()}
+
+
+def print_table(scores: dict[str, Any], before: dict[str, Any] | None = None) -> None:
+    """Each task's primary score ± standard error, after that of `before` where given."""
+    table = Table(title="MedS-Bench", caption="percent ± standard error; n items")
+    for name in ("task", "category", "metric"):
+        table.add_column(name)
+    for name in (*(("before",) if before else ()), "score", "trivial", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    loo = False
+    for name, primary in scores["primary"].items():
+        about, results = scores["tasks"][name], scores["results"][name]
+        loo |= (flag := about.get("leave_one_out", False))
+        table.add_row(
+            f"{name}{'*' if flag else ''}",
+            about["category"],
+            primary.replace(",", ", "),
+            *([_cell(before["results"].get(name, {}), primary)] if before else []),
+            _cell(results, primary),
+            f"{results['trivial,' + primary.split(',')[1]]:.1f}",
+            str(scores["n-samples"][name]),
+        )
+    if "mean" in (summary := scores["summary"]):
+        old = (before or {}).get("summary", {})
+        table.add_section()
+        table.add_row(
+            *("mean", f"{summary['tasks']} tasks", ""),
+            *([_plus_minus(old.get("mean"), old.get("stderr"))] if before else []),
+            _plus_minus(summary["mean"], summary["stderr"]),
+            f"{summary['trivial']:.1f}",
+            str(summary["n"]),
+        )
+    console = Console()
+    console.print(table)
+    if loo:
+        console.print("* shots drawn leave-one-out from the test items: no training items")
+
+
+def _cell(results: dict[str, Any], primary: str) -> str:
+    metric, column = primary.split(",")
+    return _plus_minus(results.get(primary), results.get(f"{metric}_stderr,{column}"))
+
+
+def _plus_minus(value: float | None, error: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} ± {error or 0:.1f}"

@@ -1,0 +1,338 @@
+"""A run as a value: frozen dataclasses, the file that names them, and how a command reads it.
+
+A config file defines `get_config()`, which returns `Config` (or any other frozen dataclass); it
+only names things and builds nothing. `load` runs the file, applies `--config.a.b=value` (see
+overrides.py) and gives the value back. The file's docstring describes it in --help; its first line
+stands in the list of configs.
+"""
+
+import ast
+import contextlib
+import difflib
+import importlib.util
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from medsjax import overrides
+from medsjax.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: configs/ lies beside this package."""
+
+
+def _check(part: Any, keys: str, ok: Callable[[Any], bool], rule: str) -> None:
+    """Refuse a value that breaks its rule. keys: dotted names, as in "run.keep run.workers"."""
+    for key in keys.split():
+        value = getattr(part, key.rpartition(".")[2])
+        if not ok(value):
+            raise UserError(f"config.{key}={value!r}: must be {rule}")
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _mesh(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and all(map(_whole(0), x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW under a linear warm-up and a cosine decay. The paper states only the learning rate."""
+
+    lr: float = 1e-5
+    """Peak learning rate."""
+    warmup: float = 0.03
+    """Share of all steps in which the learning rate rises linearly from 0."""
+    final: float = 0.1
+    """Share of lr at which the cosine ends."""
+    b1: float = 0.9
+    """AdamW's decay of the first moment."""
+    b2: float = 0.999
+    """AdamW's decay of the second moment."""
+    eps: float = 1e-8
+    """AdamW's epsilon, outside the square root."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip: float = 1.0
+    """Largest global norm of the gradients; above it they are scaled down."""
+
+    def __post_init__(self) -> None:
+        rule = "a number above 0"
+        _check(self, "optim.lr optim.eps optim.clip", lambda x: _number(x) and x > 0, rule)
+        rule = "a number in 0 to 1"
+        _check(self, "optim.warmup optim.final", lambda x: _number(x) and 0 <= x <= 1, rule)
+        rule = "a number in 0 to 1, below 1"
+        _check(self, "optim.b1 optim.b2", lambda x: _number(x) and 0 <= x < 1, rule)
+        rule = "a number, 0 or more"
+        _check(self, "optim.weight_decay", lambda x: _number(x) and x >= 0, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a run is operated. All of it may change when the run is resumed."""
+
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 500
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """How many checkpoints stay on disk."""
+    eval_every: int = 0
+    """Steps between measurements of the held-out loss; 0: only at the start and the end."""
+    bench_at: Literal["none", "start", "end", "both"] = "both"
+    """When the benchmark is run."""
+    mesh: tuple[int, int] = (0, 0)
+    """Sizes of the (fsdp, tensor) axes; 0 takes what is left: all devices on fsdp."""
+    remat: Literal["full", "none"] = "full"
+    """Recompute a layer's activations in the backward pass (full), or keep them (none)."""
+    accumulate: int = 1
+    """Parts into which a step's batch is cut to save memory; the gradient stays the same."""
+    workers: int = 0
+    """Grain worker processes that make batches; 0: threads."""
+    force_resume: bool = False
+    """Resume although a setting that is part of the run's identity has changed."""
+
+    def __post_init__(self) -> None:
+        keys = "run.log_every run.save_every run.keep run.accumulate"
+        _check(self, keys, _whole(1), "a whole number above 0")
+        _check(self, "run.eval_every run.workers", _whole(0), "a whole number, 0 or more")
+        _check(self, "run.mesh", _mesh, "two whole numbers, 0 or more")
+        moments = ("none", "start", "end", "both")
+        _check(self, "run.bench_at", lambda x: x in moments, f"one of {moments}")
+        _check(self, "run.remat", lambda x: x in ("full", "none"), "full or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run. Everything but heldout, bench, workdir and run is its identity."""
+
+    model: str
+    """Start weights: a Hugging Face folder, a hub name, or a run's hf/ folder."""
+    tokenizer: str = ""
+    """A folder with a tokenizer, or a tokenizer file; empty: the model's own."""
+    data: Any
+    """What to train on: has .open(tokenizer, length, seed) -> source."""
+    heldout: Any = None
+    """Data whose mean loss is measured, never trained on."""
+    bench: Any = None
+    """Benchmark to run: called with (model, tokenizer, step, out_dir), gives {name: number}."""
+    length: int = 2048
+    """Tokens in a row; several examples share one."""
+    batch: int = 128
+    """Rows in a global step, over all devices and accumulation parts."""
+    epochs: float = 1.0
+    """Passes over the data."""
+    seed: int = 0
+    """Keys every random choice: order, shots, rewrites."""
+    optim: Optim = Optim()
+    """The optimizer and its schedule."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the computation; the master weights and Adam's moments are float32."""
+    workdir: str = ""
+    """Where the run's files go; empty: runs/NAME of the config file."""
+    run: Run = Run()
+    """How the run is operated."""
+
+    def __post_init__(self) -> None:
+        _check(self, "model", lambda x: isinstance(x, str) and x != "", "a folder or a hub name")
+        _check(self, "length", _whole(2), "a whole number above 1")
+        _check(self, "batch", _whole(1), "a whole number above 0")
+        _check(self, "seed", _whole(0), "a whole number, 0 or more")
+        _check(self, "epochs", lambda x: _number(x) and x > 0, "a number above 0")
+        _check(self, "dtype", lambda x: x in ("bfloat16", "float32"), "bfloat16 or float32")
+        parts = self.run.accumulate
+        _check(self, "batch", lambda x: x % parts == 0, f"divisible by run.accumulate={parts}")
+        rule = "a dataset: a dataclass with an open method"
+        _check(self, "data", lambda x: hasattr(x, "open"), rule)
+        _check(self, "heldout", lambda x: x is None or hasattr(x, "open"), rule)
+        rule = "an evaluator: a dataclass that can be called"
+        _check(self, "bench", lambda x: x is None or callable(x), rule)
+
+
+def load(
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str = "python -m medsjax.train",
+    about: str = "",
+    expect: type | None = None,
+) -> Any:
+    """The config that a command line asks for: `--config NAME_OR_PATH [--config.a.b=value ...]`.
+
+    argv: without the program's name; None: this process's. expect: the class that the command takes
+    (None: any frozen dataclass). An empty `workdir` becomes runs/NAME. `--help` prints and exits 0.
+    Raises UserError for whatever a user can get wrong.
+    """
+    name, rest = _take_config(sys.argv[1:] if argv is None else list(argv))
+    asks_help = any(arg in ("-h", "--help") for arg in rest)
+    if name is None and asks_help:
+        print(_usage(prog, about))
+        sys.exit(0)
+    if name is None:
+        raise UserError(f"--config is missing; there are {_known()}")
+    path = _find(name)
+    cfg = _execute(path)
+    if expect is not None and _class(expect) not in map(_class, type(cfg).__mro__):
+        raise UserError(
+            f"{path}: get_config() returns {_class(type(cfg))}, but {prog} takes {_class(expect)}"
+        )
+    if asks_help:
+        overrides.print_help(cfg, prog, f"{about}\n\n{path}: {_docstring(path)}".strip())
+        sys.exit(0)
+    to_dict(cfg)  # refuses values that are not the same in every process
+    cfg = overrides.apply(cfg, rest)
+    if getattr(cfg, "workdir", None) == "":
+        cfg = replace(cfg, workdir=f"runs/{path.stem}")
+    return cfg
+
+
+def to_dict(value: Any, key: str = "config") -> Any:
+    """A config as JSON-able values: a dataclass is a dict with its class's name under `_type`.
+
+    Raises UserError for what has no repr that is equal in every process (functions, sets, objects).
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        if not value.__dataclass_params__.frozen:
+            raise UserError(f"{key}: {_class(type(value))} must be a frozen dataclass")
+        values = {f.name: to_dict(getattr(value, f.name), f"{key}.{f.name}") for f in fields(value)}
+        return {"_type": type(value).__name__} | values
+    if isinstance(value, dict):
+        return {str(k): to_dict(v, f"{key}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(item, f"{key}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    kinds = "frozen dataclass, text, number, tuple or dict"
+    raise UserError(f"{key}: a {type(value).__name__} cannot stand in a config; use a {kinds}")
+
+
+def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Split `--config NAME` (or `--config=NAME`) from the other arguments."""
+    name, rest, args = None, [], iter(argv)
+    for arg in args:
+        if arg != "--config" and not arg.startswith("--config="):
+            rest.append(arg)
+            continue
+        if name is not None:
+            raise UserError("--config is given twice: one run has one config file")
+        name = arg.removeprefix("--config=") if "=" in arg else next(args, "")
+        if not name or name.startswith("-"):
+            raise UserError(f"--config needs a name or a path; there are {_known()}")
+    return name, rest
+
+
+def _find(name: str) -> Path:
+    """The config file: a path, or a name in configs/ (here, then the checkout's), `.py` or not."""
+    file = name if name.endswith(".py") else f"{name}.py"
+    for folder in (Path(), Path("configs"), ROOT / "configs"):
+        if (folder / file).is_file():
+            return folder / file
+    stems = [path.stem for path in _config_files()]
+    near = difflib.get_close_matches(Path(file).stem, stems, n=1)
+    hint = f"did you mean {near[0]}.py?" if near else f"there are {_known()}"
+    raise UserError(f"--config {name}: no such config file; {hint}")
+
+
+def _config_files() -> list[Path]:
+    """configs/*.py here, then in the checkout; a name is listed once."""
+    found: dict[str, Path] = {}
+    for folder in (Path("configs"), ROOT / "configs"):
+        for path in sorted(folder.glob("*.py")):
+            if path.stem != "__init__":
+                found.setdefault(path.stem, path)
+    return list(found.values())
+
+
+def _docstring(path: Path) -> str:
+    """A file's docstring, without running it; empty if there is none."""
+    with contextlib.suppress(SyntaxError, ValueError):  # a broken file is still listed
+        return ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    return ""
+
+
+def _first_line(path: Path) -> str:
+    return _docstring(path).partition("\n")[0]
+
+
+def _known() -> str:
+    """All configs in one line, each with the first line of its docstring."""
+    names = [f"{path.name} ({_first_line(path)})" for path in _config_files()]
+    return ", ".join(names) or "no configs/*.py here"
+
+
+def _usage(prog: str, about: str) -> str:
+    listed = [f"  {path.name:16}  {_first_line(path)}" for path in _config_files()]
+    lines = [
+        f"usage: {prog} --config NAME_OR_PATH [--config.a.b=value ...]",
+        about,
+        "",
+        "A config is a Python file, given by its path or by its name in configs/:",
+        *listed,
+        "",
+        "Any setting can be overridden: --config.optim.lr=3e-5; a switch is bare:",
+        "--config.run.force_resume; a tuple takes spaces: --config.run.mesh 4 2.",
+        f"All settings of one config: {prog} --config NAME_OR_PATH --help",
+    ]
+    return "\n".join(lines)
+
+
+def _execute(path: Path) -> Any:
+    """What the file's get_config() returns; its errors become one line that names file and line."""
+    try:
+        module = _import(path)
+        if not callable(getattr(module, "get_config", None)):
+            raise UserError(f"{path}: has no get_config(); a config file defines one")
+        cfg = module.get_config()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        place = f"{error.filename or path}:{error.lineno}"
+        raise UserError(f"{place}: SyntaxError: {error.msg}") from error
+    except Exception as error:
+        raise UserError(f"{_place(path, error)}: {type(error).__name__}: {error}") from error
+    if not is_dataclass(cfg) or isinstance(cfg, type):
+        what = _class(cfg if isinstance(cfg, type) else type(cfg))
+        raise UserError(f"{path}: get_config() returns {what}; it must return a frozen dataclass")
+    return cfg
+
+
+def _import(path: Path) -> ModuleType:
+    """Run a config file as a module; one of configs/ bears the name that `import` gives it."""
+    in_configs = path.resolve().parent == ROOT / "configs"
+    name = f"configs.{path.stem}" if in_configs else f"medsjax_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses defined in the file look themselves up here
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _place(path: Path, error: Exception) -> str:
+    """FILE:LINE, the last line of the config file that the error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _class(kind: type) -> str:
+    """The class by module and name; one of `python -m a.b` is a.b's here, not __main__'s."""
+    module = kind.__module__
+    if module == "__main__" and (spec := sys.modules["__main__"].__spec__):
+        module = spec.name
+    return f"{module}.{kind.__qualname__}".removeprefix("builtins.")

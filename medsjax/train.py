@@ -1,0 +1,307 @@
+"""python -m medsjax.train --config NAME: an HF folder in, tuned on packed rows, an HF folder out.
+
+The same command again resumes; when all is done it says so. Order of a run: bench of the checkpoint
+as it came, training with held-out loss, last checkpoint, export, bench of the export, report.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from medsjax import config, convert, input_pipeline, metrics, optim, packing, safetensors_io
+from medsjax.checkpoint import Checkpoints, flat
+from medsjax.errors import UserError, run_main
+from medsjax.loss import nll_sum
+from medsjax.model import Llama
+from medsjax.sharding import batch_sharding, make_mesh
+from medsjax.tokenizer import Tokenizer
+
+CACHE = Path("runs/cache")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The data of a run, laid out: every batch follows from it and the step."""
+
+    source: object
+    lengths: np.ndarray
+    rows: packing.Rows
+    length: int
+    batch: int
+
+    @classmethod
+    def of(cls, dataset, tokenizer: Tokenizer, cfg: config.Config, desc: str) -> "Plan":
+        source = dataset.open(tokenizer, cfg.length, cfg.seed)
+        if not len(source):
+            raise UserError(f"{desc}: no examples; check its tasks and part")
+        lengths = packing.measure(source, CACHE / "lengths", f"{desc}: measuring lengths")
+        rows = packing.pack(lengths, cfg.length)
+        return cls(source, lengths, rows, cfg.length, cfg.batch)
+
+    def describe(self) -> str:
+        share = packing.fill(self.rows, self.lengths, self.length)
+        return (
+            f"{len(self.lengths):,} examples, {int(self.lengths.sum()):,} tokens in "
+            f"{len(self.rows):,} rows of {self.length} ({share:.2%} full), "
+            f"{len(self.lengths) / len(self.rows) * self.batch:.0f} examples a step"
+        )
+
+
+def loss_sum(model: Llama, batch: dict, remat: bool) -> jax.Array:
+    """Summed negative log-likelihood of a packed batch's targets, float32."""
+    x_BTD, _ = model.hidden(
+        batch["tokens_BT"], batch["positions_BT"], batch["segments_BT"], remat=remat
+    )
+    return nll_sum(x_BTD, model.output_VD, batch["targets_BT"], batch["loss_mask_BT"])
+
+
+def train_step(model: Llama, opt_state, batch: dict, *, optimizer, accumulate: int, remat: bool):
+    """One update: loss = summed NLL / targets of the whole batch (the paper's equation 2).
+
+    `accumulate` splits the rows into that many parts, whose gradients are summed in float32 before
+    the one division, so the result does not depend on it.
+    """
+    value_and_grad = jax.value_and_grad(partial(loss_sum, remat=remat))
+    if accumulate == 1:
+        total, grads = value_and_grad(model, batch)
+    else:
+
+        def part(carry, micro):
+            return jax.tree.map(jnp.add, carry, value_and_grad(model, micro)), None
+
+        def split(a_BT):  # strided rows: each part has its share of every device's rows
+            return a_BT.reshape(-1, accumulate, a_BT.shape[1]).swapaxes(0, 1)
+
+        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, model))
+        (total, grads), _ = jax.lax.scan(part, zeros, jax.tree.map(split, batch))
+    targets = jnp.maximum(batch["loss_mask_BT"].sum(), 1)
+    grads = jax.tree.map(lambda g: g / targets, grads)
+    updates, opt_state = optimizer.update(grads, opt_state, model)
+    seen = {
+        "loss": total / targets,
+        "grad_norm": optax.global_norm(grads),
+        "tokens": (batch["segments_BT"] > 0).sum(),
+        "targets": batch["loss_mask_BT"].sum(),
+    }
+    return optax.apply_updates(model, updates), opt_state, seen
+
+
+def abstract_state(model: Llama, optimizer, mesh: Mesh):
+    """(model, optimizer state) as shapes with shardings; moments lie where their parameters do."""
+    specs = {name: leaf.sharding.spec for name, leaf in flat(model).items()}
+    opt_state = jax.eval_shape(optimizer.init, model)
+
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        spec = next((s for n, s in specs.items() if name.endswith(f".{n}")), P())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return model, jax.tree_util.tree_map_with_path(place, opt_state)
+
+
+def init_opt(optimizer, abstract_opt, model: Llama):
+    """Zero moments, made where they belong."""
+    shardings = jax.tree.map(lambda a: a.sharding, abstract_opt)
+    return jax.jit(optimizer.init, out_shardings=shardings)(model)
+
+
+def jit_step(state, optimizer, accumulate: int, remat: bool):
+    """The compiled update; `state` fixes what goes out where it came in, and is donated."""
+    shardings = jax.tree.map(lambda a: a.sharding, state)
+    return jax.jit(
+        partial(train_step, optimizer=optimizer, accumulate=accumulate, remat=remat),
+        donate_argnums=(0, 1),
+        out_shardings=(*shardings, None),
+    )
+
+
+def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> dict:
+    """What makes two runs the same: contents, not paths, and the settings that change numbers."""
+    return {
+        "model": weights_sha256(folder),
+        "tokenizer": tokenizer.fingerprint,
+        "data": source.fingerprint,
+        **{k: getattr(cfg, k) for k in ("length", "batch", "epochs", "seed", "dtype")},
+        **{f"optim.{k}": v for k, v in dataclasses.asdict(cfg.optim).items()},
+    }
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 over an HF folder's config and weight files."""
+    files = sorted({entry.file for entry in safetensors_io.entries(folder).values()})
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    size = sum(f.stat().st_size for f in files)
+    with tqdm(total=size, desc="hashing weights", unit="B", unit_scale=True, leave=False) as bar:
+        bar.disable = size < 1e9
+        for path in files:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+                    bar.update(len(block))
+    return digest.hexdigest()
+
+
+def check_identity(workdir: Path, wanted: dict, force: bool) -> None:
+    """Write identity.json, or refuse to resume where a value differs."""
+    path = workdir / "identity.json"
+    if path.is_file() and not force:
+        found = json.loads(path.read_text())
+        for key in wanted:
+            if found.get(key) != wanted[key]:
+                raise UserError(
+                    f"{workdir}: was started with {key}={found.get(key)!r}, now it is "
+                    f"{wanted[key]!r}; take another --config.workdir, or --config.run.force_resume"
+                )
+    write_json(path, wanted)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write in one rename."""
+    temp = path.with_suffix(".tmp")
+    temp.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    os.replace(temp, path)
+
+
+class Heldout:
+    """Mean loss over a held-out set: one pass, one number."""
+
+    def __init__(self, dataset, tokenizer: Tokenizer, cfg: config.Config, mesh: Mesh):
+        self.plan = Plan.of(dataset, tokenizer, cfg, "held-out")
+        self.mesh = mesh
+        self.step = jax.jit(lambda m, b: (loss_sum(m, b, False), b["loss_mask_BT"].sum()))
+
+    def __call__(self, model: Llama) -> float:
+        total = targets = 0.0
+        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        p = self.plan
+        shape = {"length": p.length, "batch": p.batch}
+        for batch in input_pipeline.heldout_batches(p.source, p.rows, p.lengths, **shape, **hosts):
+            nll, n = self.step(model, input_pipeline.put(batch, batch_sharding(self.mesh)))
+            total, targets = total + float(nll), targets + float(n)
+        return total / max(targets, 1.0)
+
+
+def train(cfg: config.Config) -> None:
+    """Run or resume one experiment from beginning to end."""
+    workdir = Path(cfg.workdir)
+    mesh = make_mesh(*cfg.run.mesh)
+    if cfg.batch // cfg.run.accumulate % mesh.shape["fsdp"]:
+        raise UserError(
+            f"batch={cfg.batch} in {cfg.run.accumulate} parts: each part's rows must be a multiple "
+            f"of the {mesh.shape['fsdp']} devices on fsdp; change batch, accumulate or run.mesh"
+        )
+    folder = convert.resolve(cfg.model)
+    convert.read_config(folder)
+    tokenizer = Tokenizer.load(cfg.tokenizer or folder, folder)
+    plan = Plan.of(cfg.data, tokenizer, cfg, "data")
+    steps = input_pipeline.n_steps(len(plan.rows), cfg.batch, cfg.epochs)
+    who = identity(cfg, folder, tokenizer, plan.source)
+    workdir.mkdir(parents=True, exist_ok=True)
+    check_identity(workdir, who, cfg.run.force_resume)
+    if finished(cfg, workdir, steps):
+        print(f"{workdir}: all {steps} steps are done; there is nothing left to do")
+        return
+    write_json(workdir / "config.json", config.to_dict(cfg))
+    print(f"{workdir}: {plan.describe()}, {steps} steps, mesh {dict(mesh.shape)}")
+
+    bench(cfg, mesh, folder, "start", 0)
+    heldout = cfg.heldout and Heldout(cfg.heldout, tokenizer, cfg, mesh)
+    model = fit(cfg, plan, heldout, steps, mesh, folder)
+    if jax.process_index() == 0:
+        stored = convert.stored_dtype(folder)
+        convert.save(model, tokenizer, workdir / "hf", dtype=stored)
+        print(f"{workdir}/hf: the tuned model, {stored}")
+    del model
+    bench(cfg, mesh, workdir / "hf", "end", steps)
+    if hasattr(cfg.bench, "report"):
+        cfg.bench.report(workdir)
+
+
+def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:
+    """The last checkpoint, the export and every bench asked for are there."""
+    wanted = [workdir / "checkpoints" / str(steps), workdir / "hf" / "config.json"]
+    if cfg.bench is not None and jax.process_count() == 1:
+        at = {"both": [0, steps], "start": [0], "end": [steps], "none": []}[cfg.run.bench_at]
+        wanted += [workdir / "eval" / f"step_{step}" / "scores.json" for step in at]
+    return all(path.exists() for path in wanted)
+
+
+def bench(cfg: config.Config, mesh: Mesh, folder: Path, at: str, step: int) -> None:
+    """Scores of an HF folder as anyone would load it, in the compute dtype."""
+    if cfg.bench is None or cfg.run.bench_at not in (at, "both"):
+        return
+    if jax.process_count() > 1:
+        print("bench: skipped on several hosts; run `python -m eval.run` on the export")
+        return
+    tokenizer = cfg.tokenizer if at == "start" else ""
+    model, opened = convert.load(folder, mesh, cfg.dtype, tokenizer=tokenizer)
+    cfg.bench(model, opened, step, Path(cfg.workdir) / "eval" / f"step_{step}")
+
+
+def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder: Path) -> Llama:
+    """The training loop, from the last checkpoint if there is one; gives the trained model."""
+    workdir, optimizer = Path(cfg.workdir), optim.make(cfg.optim, steps)
+    checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep)
+    state = abstract_state(convert.abstract(folder, mesh, "float32", cfg.dtype), optimizer, mesh)
+    update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat == "full")
+    with jax.set_mesh(mesh):
+        if checkpoints.latest is None:
+            start = 0
+            kinds = {"compute_dtype": cfg.dtype, "tokenizer": cfg.tokenizer}
+            model, _ = convert.load(folder, mesh, "float32", **kinds)
+            opt_state = init_opt(optimizer, state[1], model)
+        else:
+            start, (model, opt_state) = checkpoints.restore(state)
+            print(f"{workdir}: resuming after step {start} of {steps}")
+        log = metrics.Log(
+            workdir / "metrics.jsonl",
+            *(start, steps, cfg.run.log_every),
+            rate=optim.schedule(cfg.optim, steps),
+            rows_per_epoch=len(plan.rows) / cfg.batch,
+            flops=metrics.train_flops(model.dims, cfg.length),
+        )
+        if start == 0 and heldout:
+            log.write({"step": 0, "heldout_loss": heldout(model)})
+        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        batches = input_pipeline.batches(
+            *(plan.source, plan.rows, plan.lengths),
+            **{"length": plan.length, "batch": plan.batch, "epochs": cfg.epochs, "seed": cfg.seed},
+            **{"start_step": start, "workers": cfg.run.workers, **hosts},
+        )
+        for step, batch in enumerate(batches, start + 1):
+            placed = input_pipeline.put(batch, batch_sharding(mesh))
+            model, opt_state, seen = update(model, opt_state, placed)
+            every = cfg.run.eval_every
+            measure = heldout and (step == steps or (every and step % every == 0))
+            save = step == steps or step % cfg.run.save_every == 0
+            row = log.step(step, seen, batch["n_examples"], force=measure or step == steps)
+            if row and measure:
+                row["heldout_loss"] = heldout(model)
+            if row:
+                log.write(row)
+            if save:
+                checkpoints.save(step, (model, opt_state))
+            if measure or save:
+                log.restart_clock()
+        checkpoints.close()
+        log.close()
+    return model
+
+
+def main() -> None:
+    train(config.load(prog="python -m medsjax.train", about=__doc__, expect=config.Config))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,43 @@
+"""One model on one device and on meshes of eight: the same logits, and weights really split."""
+
+import jax
+import numpy as np
+import pytest
+
+from medsjax import convert
+from medsjax.errors import UserError
+from medsjax.sharding import batch_sharding, make_mesh
+from tests import tiny
+
+TOKENS = tiny.tokens(8, 20)
+LOGITS = jax.jit(lambda model, tokens: model(tokens))
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2)])
+def test_logits_on_a_mesh_equal_one_devices(shape, tiny_folder, tiny_loaded):
+    mesh = make_mesh(*shape)
+    model, _ = convert.load(tiny_folder, mesh, "float32")
+    for leaf in jax.tree.leaves(model):
+        ways = leaf.size // leaf.addressable_shards[0].data.size
+        assert ways == (8 if leaf.ndim > 2 or leaf.shape[0] == tiny.VOCAB else 1), leaf.shape
+    with jax.set_mesh(mesh):
+        split = LOGITS(model, jax.device_put(TOKENS, batch_sharding(mesh)))
+    alone = LOGITS(tiny_loaded[0], TOKENS)
+    assert len(alone.sharding.device_set) == 1 and len(split.sharding.device_set) == 8
+    assert np.abs(np.asarray(split) - np.asarray(alone)).max() < 1e-5
+
+
+def test_the_default_mesh_uses_all_devices():
+    assert dict(make_mesh().shape) == {"fsdp": 8, "tensor": 1}
+    assert dict(make_mesh(tensor=2).shape) == {"fsdp": 4, "tensor": 2}
+
+
+def test_a_mesh_that_leaves_devices_out_is_refused():
+    with pytest.raises(UserError, match="3 x 2 does not use all 8 devices"):
+        make_mesh(3, 2)
+
+
+def test_a_mesh_that_does_not_divide_a_parameter_is_refused(tiny_folder):
+    """Two kv heads do not split in four."""
+    with pytest.raises(UserError, match=r"k_KHD .* has a side of 2 that tensor=4 does not divide"):
+        convert.load(tiny_folder, make_mesh(2, 4), "float32")

@@ -1,0 +1,232 @@
+"""Training: packed equals unpacked, accumulation and meshes change nothing, resume is exact."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from medsjax import convert, input_pipeline, optim, packing, train
+from medsjax.config import Config, Optim, Run
+from medsjax.errors import UserError
+from medsjax.sharding import batch_sharding, make_mesh, one_device
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """A dataset of (ids, mask) pairs: random ids, then the same ids as targets."""
+
+    n: int = 60
+    salt: int = 0
+
+    def open(self, tokenizer, length: int, seed: int) -> "RepeatSource":
+        return RepeatSource(self, tokenizer.vocab_size, seed)
+
+
+class RepeatSource:
+    def __init__(self, data: Repeat, vocab: int, seed: int):
+        self.data, self.vocab, self.seed = data, vocab, seed
+        self.fingerprint = hashlib.sha256(repr((data, vocab, seed)).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self.data.n
+
+    def __getitem__(self, i: int):
+        rng = np.random.default_rng((self.seed, self.data.salt, i))
+        half = rng.integers(0, self.vocab, rng.integers(2, 12)).astype(np.int32)
+        return np.tile(half, 2), np.repeat([False, True], len(half))
+
+
+def lay_out(examples: list[list[int]], source, length: int) -> dict:
+    return input_pipeline.assemble([[source[i] for i in row] for row in examples], length)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder):
+    return convert.load(tiny_folder, dtype="float32")[0]
+
+
+@pytest.fixture
+def cfg(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CACHE", tmp_path / "cache")
+    run = Run(log_every=1, save_every=2, keep=3, bench_at="none", mesh=(1, 8), remat="none")
+    return Config(
+        model=str(tiny_folder),
+        data=Repeat(),
+        heldout=Repeat(8, salt=1),
+        **{"length": 32, "batch": 8, "epochs": 1.2, "dtype": "float32"},
+        optim=Optim(lr=1e-2),
+        workdir=str(tmp_path / "run"),
+        run=dataclasses.replace(run, mesh=(8, 1)),
+    )
+
+
+def losses(workdir) -> list[tuple[int, float]]:
+    rows = [json.loads(x) for x in Path(workdir, "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row.get("loss"), row.get("heldout_loss")) for row in rows]
+
+
+def sums_and_grads(model, batch):
+    f = jax.jit(jax.value_and_grad(partial(train.loss_sum, remat=False)))
+    return f(model, {k: v for k, v in batch.items() if k.endswith("_BT")})
+
+
+def test_a_packed_batch_gives_the_loss_and_gradients_of_its_examples_alone(model):
+    source = RepeatSource(Repeat(), model.dims.V, 0)
+    packed = lay_out([[0, 1, 2], [3, 4], [5]], source, 64)
+    alone = lay_out([[i] for i in range(6)], source, 64)
+    (a, grads_a), (b, grads_b) = sums_and_grads(model, packed), sums_and_grads(model, alone)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for x, y in zip(jax.tree.leaves(grads_a), jax.tree.leaves(grads_b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * float(np.abs(y).max()))
+
+
+def test_remat_changes_no_gradient(model):
+    batch = lay_out([[0, 1], [2]], RepeatSource(Repeat(), model.dims.V, 0), 64)
+    kept = jax.grad(partial(train.loss_sum, remat=False))(model, batch)
+    made_again = jax.grad(partial(train.loss_sum, remat=True))(model, batch)
+    for x, y in zip(jax.tree.leaves(kept), jax.tree.leaves(made_again), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def run_steps(tiny_folder, mesh, accumulate: int, n: int = 5):
+    """Losses of n steps over the same batches, and the last state."""
+    optimizer = optim.make(Optim(lr=1e-2), n)
+    abstract = convert.abstract(Path(tiny_folder), mesh, "float32", "float32")
+    state = train.abstract_state(abstract, optimizer, mesh)
+    update = train.jit_step(state, optimizer, accumulate, remat=True)
+    source = RepeatSource(Repeat(), abstract.dims.V, 0)
+    lengths = np.array([len(source[i][0]) for i in range(len(source))])
+    settings = {"length": 32, "batch": 8, "epochs": 9.0, "seed": 0, "workers": 0}
+    hosts = {"process_index": 0, "process_count": 1, "start_step": 0}
+    rows = packing.pack(lengths, 32)
+    batches = input_pipeline.batches(source, rows, lengths, **settings, **hosts)
+    seen = []
+    with jax.set_mesh(mesh):
+        model, _ = convert.load(tiny_folder, mesh, "float32")
+        opt_state = train.init_opt(optimizer, state[1], model)
+        for _, batch in zip(range(n), batches, strict=False):
+            placed = input_pipeline.put(batch, batch_sharding(mesh))
+            model, opt_state, out = update(model, opt_state, placed)
+            seen.append(float(out["loss"]))
+    batches.close()
+    return seen, model, opt_state
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_folder):
+    return run_steps(tiny_folder, one_device(), 1)[0]
+
+
+def test_four_accumulation_parts_give_the_losses_of_one(tiny_folder, reference):
+    assert reference[-1] < reference[0]
+    np.testing.assert_allclose(run_steps(tiny_folder, one_device(), 4)[0], reference, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2)])
+def test_a_mesh_of_eight_gives_the_losses_of_one_device(tiny_folder, reference, shape):
+    seen, model, opt_state = run_steps(tiny_folder, make_mesh(*shape), 1)
+    np.testing.assert_allclose(seen, reference, rtol=1e-5)
+    adam = next(s for s in jax.tree.leaves(opt_state, is_leaf=lambda s: hasattr(s, "mu")) if s.mu)
+    for tree in (model, adam.mu, adam.nu):
+        for name in ("q_NHD", "o_DNH", "gate_FD", "down_DF"):
+            a = getattr(tree.blocks, name)[...]
+            assert a.addressable_shards[0].data.size * 8 == a.size, name
+
+
+def test_the_warm_up_rises_to_lr_and_the_cosine_ends_at_its_share():
+    rate = optim.schedule(Optim(lr=2e-3, warmup=0.1, final=0.1), 100)
+    np.testing.assert_allclose(rate(0), 2e-4, rtol=1e-6)
+    np.testing.assert_allclose(rate(9), 2e-3, rtol=1e-6)
+    assert all(rate(s) >= rate(s + 1) for s in range(9, 99))
+    np.testing.assert_allclose(rate(99), 2e-4, rtol=1e-6)
+
+
+def test_killed_half_way_the_same_command_ends_in_the_same_bits(cfg, capsys, monkeypatch):
+    whole = dataclasses.replace(cfg, workdir=cfg.workdir + "-whole")
+    train.train(whole)
+    steps = losses(whole.workdir)
+    assert [s[0] for s in steps] == list(range(len(steps))) and steps[-1][2] < steps[0][2]
+
+    calls = []
+
+    def killed(self, step, *rest, **more):
+        calls.append(step)
+        if step == 5:
+            raise KeyboardInterrupt
+        return original(self, step, *rest, **more)
+
+    original = train.metrics.Log.step
+    monkeypatch.setattr(train.metrics.Log, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(cfg)
+    monkeypatch.setattr(train.metrics.Log, "step", original)
+    train.train(cfg)
+    assert losses(cfg.workdir) == steps
+    for path in sorted(Path(whole.workdir, "hf").iterdir()):
+        assert Path(cfg.workdir, "hf", path.name).read_bytes() == path.read_bytes(), path.name
+
+    capsys.readouterr()
+    train.train(cfg)
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"seed": 1}, "data"),  # a dataset's choices are keyed by the seed
+        ({"data": Repeat(salt=3)}, "data"),
+        ({"batch": 16}, "batch"),
+        ({"epochs": 2.0}, "epochs"),
+        ({"length": 64}, "length"),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"optim": Optim(lr=1e-3)}, "optim.lr"),
+    ],
+)
+def test_resuming_as_another_run_is_refused_by_name(cfg, change, key, monkeypatch):
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.skip("started"))
+    with pytest.raises(pytest.skip.Exception):
+        train.train(cfg)
+    with pytest.raises(UserError, match=f"was started with {key}="):
+        train.train(dataclasses.replace(cfg, **change))
+
+
+def test_another_model_is_another_run_and_its_path_is_not(cfg, tmp_path):
+    moved = shutil.copytree(cfg.model, tmp_path / "moved")
+    assert train.weights_sha256(moved) == train.weights_sha256(Path(cfg.model))
+    raw = bytearray((moved / "model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (moved / "model.safetensors").write_bytes(raw)
+    assert train.weights_sha256(moved) != train.weights_sha256(Path(cfg.model))
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_refused(cfg, monkeypatch):
+    train.train(cfg)
+    sums = train.Checkpoints.restore.__globals__["checksums"]
+    wrong = {}
+
+    def flipped(tree):
+        wrong.update(sums(tree))
+        return {k: v ^ 1 for k, v in sums(tree).items()}
+
+    shutil.rmtree(Path(cfg.workdir) / "hf")
+    monkeypatch.setitem(train.Checkpoints.restore.__globals__, "checksums", flipped)
+    with pytest.raises(UserError, match=r"checkpoints/\d+: the checkpoint is damaged \(checksum"):
+        train.train(cfg)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(cfg):
+    with pytest.raises(UserError, match="the loss is nan"):
+        train.train(dataclasses.replace(cfg, optim=Optim(lr=1e30)))
+
+
+def test_batch_and_mesh_that_do_not_fit_are_refused(cfg):
+    with pytest.raises(UserError, match="multiple of the 8 devices"):
+        train.train(dataclasses.replace(cfg, batch=4))
+    with pytest.raises(UserError, match="does not use all 8 devices"):
+        train.train(dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, mesh=(3, 2))))
