@@ -99,6 +99,13 @@ class Source:
             return fitted.ids, np.ones_like(fitted.loss_mask)
         return fitted.ids, fitted.loss_mask
 
+    LOSSES = ("lost shots", "lost the beginning of their text", "lost the end of their answer")
+
+    def measure(self, i: int) -> tuple[int, int, int, int]:
+        """Example `i`'s tokens, and what it lost to fit, in the order of LOSSES."""
+        fitted = self.item(i)
+        return len(fitted.ids), fitted.dropped_shots, fitted.cut_chars, int(fitted.answer_cut)
+
     def item(self, i: int) -> Fitted:
         """Example `i`, with what it lost to fit. Raises `UserError` where its frame is too long."""
         part, record = self.record(i)

@@ -149,8 +149,8 @@ def read_config(folder: Path) -> tuple[str, Dims]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no config.json; an HF model folder has one")
-    text = path.read_text()
     try:
+        text = path.read_text(encoding="utf-8")
         c = json.loads(text)
         kind = c.get("model_type")
     except (ValueError, AttributeError) as error:
@@ -167,23 +167,32 @@ def read_config(folder: Path) -> tuple[str, Dims]:
 
 
 def _dims(c: dict) -> Dims:
-    heads, width = int(c["num_attention_heads"]), int(c["hidden_size"])
+    heads, width = _size(c, "num_attention_heads"), _size(c, "hidden_size")
+    kv_heads = int(c.get("num_key_value_heads") or heads)
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"num_key_value_heads={kv_heads} does not divide {heads} query heads")
     # transformers 5 moves rope_theta and rope_scaling into rope_parameters
     rope = {**(c.get("rope_scaling") or {}), **(c.get("rope_parameters") or {})}
     theta = rope.get("rope_theta", c.get("rope_theta", OLD_THETA))
     return Dims(
-        V=int(c["vocab_size"]),
+        V=_size(c, "vocab_size"),
         D=width,
-        F=int(c["intermediate_size"]),
-        L=int(c["num_hidden_layers"]),
+        F=_size(c, "intermediate_size"),
+        L=_size(c, "num_hidden_layers"),
         N=heads,
-        K=int(c.get("num_key_value_heads") or heads),
+        K=kv_heads,
         H=int(c.get("head_dim") or width // heads),
         rope_theta=float(theta),
         rope_scaling=_rope_scaling(rope),
         norm_eps=float(c["rms_norm_eps"]),
         tied=bool(c.get("tie_word_embeddings", False)),
     )
+
+
+def _size(c: dict, key: str) -> int:
+    if int(c[key]) < 1:
+        raise ValueError(f"{key}={c[key]}; it must be at least 1")
+    return int(c[key])
 
 
 def _rope_scaling(rope: dict) -> RopeScaling | None:
@@ -218,9 +227,10 @@ def expected(dims: Dims) -> dict[str, tuple[int, ...]]:
 
 
 def stored_dtype(folder: Path) -> str:
-    """The dtype of a folder's embedding, which its export keeps."""
-    entry = safetensors_io.entries(folder)["model.embed_tokens.weight"]
-    return safetensors_io.DTYPES[entry.dtype].name
+    """The dtype of a folder's embedding, which its export keeps; float32 where that is broken."""
+    entry = safetensors_io.entries(folder).get("model.embed_tokens.weight")
+    known = entry is not None and entry.dtype in safetensors_io.DTYPES
+    return safetensors_io.DTYPES[entry.dtype].name if known else "float32"
 
 
 def _locate(model: Llama, hf_name: str) -> tuple[nnx.Param, int | None]:

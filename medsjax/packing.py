@@ -65,44 +65,55 @@ def fill(rows: Rows, lengths: np.ndarray, row_length: int) -> float:
     return float(np.sum(lengths[rows.order], dtype=np.int64)) / max(1, len(rows) * row_length)
 
 
-def measure(source, cache_dir: str | Path, desc: str) -> np.ndarray:
-    """Lengths int32 [n] of all examples of `source`, in tokens: each rendered once, on all cores.
+def measure(source, cache_dir: str | Path, desc: str) -> tuple[np.ndarray, dict[str, int]]:
+    """Lengths int32 [n] of all examples of `source` in tokens, and how many lost what to fit.
 
-    Kept in `cache_dir/<source.fingerprint>/lengths.npy`; the fingerprint must cover all that a
-    length depends on. Threads suffice, because tokenizers free the interpreter lock.
+    Each example is rendered once, on all cores; threads suffice, because tokenizers free the
+    interpreter lock. A source with `LOSSES`, a tuple of names, and `measure(i)`, a tuple of the
+    length and one number a name, has its losses counted; others have none. Kept in
+    `cache_dir/<source.fingerprint>/lengths.npy`; the fingerprint must cover all that they depend on.
     """
+    names = getattr(source, "LOSSES", ())
+    table = _measured(source, cache_dir, desc, 1 + len(names))
+    lost = np.count_nonzero(table[:, 1:], axis=0).tolist()
+    return np.ascontiguousarray(table[:, 0]), dict(zip(names, lost, strict=True))
+
+
+def _measured(source, cache_dir: str | Path, desc: str, width: int) -> np.ndarray:
     path = Path(cache_dir) / source.fingerprint / "lengths.npy"
     if path.exists():
-        lengths = np.load(path)
-        if lengths.shape != (len(source),):
+        table = np.load(path)
+        if table.shape != (len(source), width):
             raise UserError(
-                f"{path}: lengths of {lengths.size} examples, the data has {len(source)}; delete it"
+                f"{path}: measures {len(table)} examples, the data has {len(source)}; delete it"
             )
-        return lengths
-    lengths = _measure_all(source, desc)
+        return table
+    table = _measure_all(source, desc, width)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     with open(unfinished, "wb") as file:
-        np.save(file, lengths)
+        np.save(file, table)
     os.replace(unfinished, path)
-    return lengths
+    return table
 
 
-def _measure_all(source, desc: str) -> np.ndarray:
-    def measure_chunk(start: int) -> list[int]:
+def _measure_all(source, desc: str, width: int) -> np.ndarray:
+    def measure_chunk(start: int) -> list[tuple[int, ...]]:
         stop = min(start + CHUNK, len(source))
-        return [len(source[i][0]) for i in range(start, stop)]
+        if width > 1:
+            return [source.measure(i) for i in range(start, stop)]
+        return [(len(source[i][0]),) for i in range(start, stop)]
 
-    lengths = np.empty(len(source), np.int32)
+    table = np.empty((len(source), width), np.int32)
     starts = range(0, len(source), CHUNK)
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
         tqdm(total=len(source), desc=desc, unit="example", unit_scale=True) as bar,
     ):
         for start, chunk in zip(starts, threads.map(measure_chunk, starts), strict=True):
-            lengths[start : start + len(chunk)] = chunk
+            table[start : start + len(chunk)] = chunk
             bar.update(len(chunk))
-    return lengths
+    return table
 
 
 @njit(cache=True)

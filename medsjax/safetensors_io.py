@@ -9,6 +9,8 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
+from operator import index
 from pathlib import Path
 
 import ml_dtypes
@@ -70,7 +72,7 @@ def entries(folder: Path) -> dict[str, Entry]:
 def _indexed(folder: Path) -> dict[str, Entry]:
     try:
         where = json.loads((folder / INDEX).read_text())["weight_map"]
-        shards = sorted(set(where.values()))
+        shards = sorted(set(map(str, where.values())))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder / INDEX}: broken ({type(error).__name__}: {error}); it needs a weight_map"
@@ -96,9 +98,7 @@ def _header(path: Path) -> Iterator[tuple[str, Entry]]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            table = {
-                n: (h["dtype"], tuple(h["shape"]), *h["data_offsets"]) for n, h in header.items()
-            }
+            table = {name: _place(fields) for name, fields in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             kind = type(error).__name__
             raise UserError(f"{path}: not a safetensors file ({kind} in its header)") from None
@@ -108,9 +108,16 @@ def _header(path: Path) -> Iterator[tuple[str, Entry]]:
                 f"{path}: truncated: tensor {name} ends at byte {8 + length + end} of {size}; "
                 "fetch it again"
             )
-        if dtype in DTYPES and int(np.prod(shape)) * DTYPES[dtype].itemsize != end - begin:
+        fits = dtype not in DTYPES or prod(shape) * DTYPES[dtype].itemsize == end - begin
+        if begin < 0 or not fits:
             raise UserError(f"{path}: tensor {name}: shape {shape} does not fit its bytes")
         yield name, Entry(path, dtype, shape, 8 + length + begin)
+
+
+def _place(fields: dict) -> tuple[str, tuple[int, ...], int, int]:
+    """dtype, shape, first byte and end of one tensor in a header; `index` takes integers alone."""
+    begin, end = map(index, fields["data_offsets"])
+    return str(fields["dtype"]), tuple(map(index, fields["shape"])), begin, end
 
 
 def write(
@@ -125,7 +132,7 @@ def write(
     `dtype` is a numpy name; `fetch(name)` gives a tensor of it when its turn comes.
     """
     stored = next(k for k, v in DTYPES.items() if v.name == dtype)
-    sizes = {n: int(np.prod(s)) * DTYPES[stored].itemsize for n, s in shapes.items()}
+    sizes = {n: prod(s) * DTYPES[stored].itemsize for n, s in shapes.items()}
     shards: list[list[str]] = [[]]
     for name in shapes:
         if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > max_bytes:
@@ -135,8 +142,8 @@ def write(
     if len(shards) > 1:
         names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
         where = {n: file for file, shard in zip(names, shards, strict=True) for n in shard}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
-        (folder / INDEX).write_text(json.dumps(index, indent=2))
+        listing = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(listing, indent=2))
     for file, shard in zip(names, shards, strict=True):
         _write_shard(folder / file, shard, shapes, sizes, stored, fetch)
 

@@ -68,26 +68,27 @@ def stream(
     )
     with jax.set_mesh(mesh):
         blocks = _unstack(model)
-        for at in range(0, len(order), batch_size):
-            chosen = order[at : at + batch_size]
-            rows = min(_size(len(chosen), 1), batch_size)
-            rows += -rows % mesh.shape["fsdp"]
-            batch = _left_padded([prompts[i] for i in chosen], rows)
-            limits = np.zeros(rows, np.int32)
-            limits[: len(chosen)] = [max_new_tokens[i] for i in chosen]
-            numbers = np.zeros(rows, np.uint32)
-            numbers[: len(chosen)] = chosen
-            new = _size(int(limits.max()))
+    for at in range(0, len(order), batch_size):
+        chosen = order[at : at + batch_size]
+        rows = min(_size(len(chosen), 1), batch_size)
+        rows += -rows % mesh.shape["fsdp"]
+        batch = _left_padded([prompts[i] for i in chosen], rows)
+        limits = np.zeros(rows, np.int32)
+        limits[: len(chosen)] = [max_new_tokens[i] for i in chosen]
+        numbers = np.zeros(rows, np.uint32)
+        numbers[: len(chosen)] = chosen
+        new = _size(int(limits.max()))
+        settings = (np.float32(temperature or 1.0), np.float32(top_p), np.uint32(seed))
+        stops = np.asarray(tokenizer.stop_ids, np.int32)
+        with jax.set_mesh(mesh):  # not around the yield, where the caller's code runs
             logits, cache = _prefill(model, *batch, batch[0].shape[1] + new)
-            settings = (np.float32(temperature or 1.0), np.float32(top_p), np.uint32(seed))
-            stops = np.asarray(tokenizer.stop_ids, np.int32)
             out, _ = _decode(
                 *(model, blocks, cache, logits, batch[1], limits, numbers, stops, settings),
                 greedy=temperature == 0.0,
                 new=new,
             )
-            for i, ids in zip(chosen, np.asarray(out), strict=False):
-                yield i, ids[: int(np.argmax(np.append(ids, -1) < 0))].tolist()
+        for i, ids in zip(chosen, np.asarray(out), strict=False):
+            yield i, ids[: int(np.argmax(np.append(ids, -1) < 0))].tolist()
 
 
 def _size(n: int, smallest: int = 32) -> int:

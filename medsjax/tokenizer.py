@@ -120,7 +120,7 @@ class Tokenizer:
 def _open_codec(source: Path) -> "HFCodec | SentencePieceCodec":
     if source.is_dir():
         if (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").is_file():
-            return SentencePieceCodec((source / "tokenizer.model").read_bytes())
+            return _open_codec(source / "tokenizer.model")
         if not any((source / n).is_file() for n in ("tokenizer.json", "vocab.json")):
             raise UserError(
                 f"{source}: no tokenizer here (tokenizer.json or tokenizer.model); "
@@ -131,7 +131,10 @@ def _open_codec(source: Path) -> "HFCodec | SentencePieceCodec":
         raise UserError(f"{source}: no such tokenizer folder or file")
     if source.suffix == ".bin":
         return SentencePieceCodec(_llama2c_proto(source))
-    return SentencePieceCodec(source.read_bytes())
+    try:
+        return SentencePieceCodec(source.read_bytes())
+    except RuntimeError:  # all that the library raises
+        raise UserError(f"{source}: not a sentencepiece model; fetch it again") from None
 
 
 def _config_stops(folder: Path) -> set[int]:
@@ -199,10 +202,7 @@ class SentencePieceCodec:
 
         self.proto = proto
         self.sp = sentencepiece.SentencePieceProcessor()
-        try:
-            self.sp.LoadFromSerializedProto(proto)
-        except RuntimeError as error:
-            raise UserError(f"not a sentencepiece model ({error})") from None
+        self.sp.LoadFromSerializedProto(proto)
         self.bos_id = self.sp.bos_id() if self.sp.bos_id() >= 0 else None
         self.eos_id = self.sp.eos_id()
         self.vocab_size = self.sp.vocab_size()

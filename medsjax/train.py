@@ -36,6 +36,7 @@ class Plan:
 
     source: object
     lengths: np.ndarray
+    lost: dict[str, int]  # examples that gave something up to fit
     rows: packing.Rows
     length: int
     batch: int
@@ -45,16 +46,19 @@ class Plan:
         source = dataset.open(tokenizer, cfg.length, cfg.seed)
         if not len(source):
             raise UserError(f"{desc}: no examples; check its tasks and part")
-        lengths = packing.measure(source, CACHE / "lengths", f"{desc}: measuring lengths")
+        cache = CACHE / "lengths"
+        lengths, lost = packing.measure(source, cache, f"{desc}: measuring lengths")
         rows = packing.pack(lengths, cfg.length)
-        return cls(source, lengths, rows, cfg.length, cfg.batch)
+        return cls(source, lengths, lost, rows, cfg.length, cfg.batch)
 
     def describe(self) -> str:
         share = packing.fill(self.rows, self.lengths, self.length)
+        lost = ", ".join(f"{n:,} {what}" for what, n in self.lost.items() if n)
         return (
             f"{len(self.lengths):,} examples, {int(self.lengths.sum()):,} tokens in "
             f"{len(self.rows):,} rows of {self.length} ({share:.2%} full), "
             f"{len(self.lengths) / len(self.rows) * self.batch:.0f} examples a step"
+            + (f"; to fit, {lost}" if lost else "")
         )
 
 
@@ -221,11 +225,18 @@ def train(cfg: config.Config) -> None:
     if jax.process_index() == 0:
         stored = convert.stored_dtype(folder)
         convert.save(model, tokenizer, workdir / "hf", dtype=stored)
-        print(f"{workdir}/hf: the tuned model, {stored}")
+        print(f"{workdir}/hf: the tuned model, {stored}{heldout_change(workdir)}")
     del model
     bench(cfg, mesh, workdir / "hf", "end", steps)
     if hasattr(cfg.bench, "report"):
         cfg.bench.report(workdir)
+
+
+def heldout_change(workdir: Path) -> str:
+    """The held-out loss before and after, from the metrics file."""
+    seen = [row.get("heldout_loss") for row in metrics.read(workdir / "metrics.jsonl")]
+    seen = [loss for loss in seen if loss is not None]
+    return f"; held-out loss {seen[0]:.3f} before, {seen[-1]:.3f} after" if seen else ""
 
 
 def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:

@@ -8,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
+from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -26,6 +27,14 @@ def tiny_folder(tmp_path_factory) -> Path:
 def tiny_loaded(tiny_folder):
     """(model, tokenizer) of `tiny_folder`, float32 on one device."""
     return convert.load(tiny_folder, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Family name of tests/tiny.py -> model, each loaded from its folder once."""
+    return cache(
+        lambda case: tiny.load(tiny.write(tmp_path_factory.mktemp(case) / "m", **tiny.CASES[case]))
+    )
 
 
 @pytest.fixture(scope="session")

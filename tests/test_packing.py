@@ -101,10 +101,11 @@ class Source:
 
 def test_measure_reads_each_example_once_and_remembers(tmp_path):
     source = Source(mixed_lengths(1000))
-    lengths = measure(source, tmp_path, "measure")
+    lengths, lost = measure(source, tmp_path, "measure")
+    assert lost == {}
     assert lengths.dtype == np.int32
     np.testing.assert_array_equal(lengths, source.lengths)
-    np.testing.assert_array_equal(measure(source, tmp_path, "measure"), source.lengths)
+    np.testing.assert_array_equal(measure(source, tmp_path, "measure")[0], source.lengths)
     assert source.calls == 1000
     assert os.listdir(tmp_path / "ab12") == ["lengths.npy"]
 
@@ -115,7 +116,20 @@ def test_measure_leaves_nothing_behind_when_an_example_fails(tmp_path):
     assert not list(tmp_path.rglob("*.npy*"))
 
 
+def test_measure_counts_the_examples_that_lost_something(tmp_path):
+    class Losing(Source):
+        LOSSES = ("shots", "text")
+
+        def measure(self, i: int) -> tuple[int, int, int]:
+            return self.lengths[i], 2 * (i % 3 == 0), 0
+
+    for _ in range(2):  # measured, then from the cache
+        lengths, lost = measure(Losing([5, 3, 4, 9]), tmp_path, "measure")
+        assert lengths.tolist() == [5, 3, 4, 9]
+        assert lost == {"shots": 2, "text": 0}
+
+
 def test_measure_refuses_lengths_of_other_data(tmp_path):
     measure(Source([3, 4]), tmp_path, "measure")
-    with pytest.raises(UserError, match="lengths of 2 examples, the data has 3"):
+    with pytest.raises(UserError, match="measures 2 examples, the data has 3"):
         measure(Source([3, 4, 5]), tmp_path, "measure")

@@ -39,5 +39,5 @@ def test_a_mesh_that_leaves_devices_out_is_refused():
 
 def test_a_mesh_that_does_not_divide_a_parameter_is_refused(tiny_folder):
     """Two kv heads do not split in four."""
-    with pytest.raises(UserError, match=r"k_KHD .* has a side of 2 that tensor=4 does not divide"):
+    with pytest.raises(UserError, match=r"k_KHD.* side of 2.* tensor=4"):
         convert.load(tiny_folder, make_mesh(2, 4), "float32")

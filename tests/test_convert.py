@@ -1,0 +1,337 @@
+"""Folders in and out bit for bit, folders that lack what is optional, and each broken one named."""
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from medsjax import convert, safetensors_io
+from medsjax.errors import UserError
+from medsjax.sharding import make_mesh
+from tests import tiny
+
+MODEL = "model.safetensors"
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+def copy(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))
+
+
+def edit_json(path: Path, **changes) -> None:
+    """Change keys of a JSON file; None takes the key away."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def edit_weights(folder: Path, **changes) -> None:
+    """Change tensors by name; None takes one away."""
+    tensors = {**load_file(folder / MODEL), **changes}
+    kept = {k: v for k, v in tensors.items() if v is not None}
+    save_file(kept, folder / MODEL, metadata={"format": "pt"})
+
+
+def read_all(folder: Path) -> dict[str, np.ndarray]:
+    tensors = {}
+    for file in folder.glob("*.safetensors"):
+        tensors |= load_file(file)
+    return tensors
+
+
+def assert_same_bits(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape)
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+@pytest.mark.parametrize("case", ["llama3", "llama3.2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_load_and_save_keep_every_bit(case, dtype, tmp_path):
+    """Weights, config.json and all files beside them, untied and tied."""
+    changes = {**tiny.CASES[case], "torch_dtype": dtype}
+    source = tiny.write(tmp_path / "in", dtype=dtype, **changes)
+    (source / "generation_config.json").write_text('{"eos_token_id": [284, 287]}')
+    model, tokenizer = convert.load(source, dtype=dtype)
+    convert.save(model, tokenizer, tmp_path / "out")
+    assert_same_bits(read_all(source), read_all(tmp_path / "out"))
+    names = {f.name for f in source.iterdir()}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == names
+    for name in names - {MODEL}:
+        assert (source / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "out"], "nothing else stays behind"
+
+
+def test_every_weight_lies_where_its_name_says(tiny_folder, tiny_loaded):
+    """Stacked by layer, heads apart, no transposing."""
+    tensors, blocks = load_file(tiny_folder / MODEL), tiny_loaded[0].blocks
+    for layer in range(2):
+        attention = f"model.layers.{layer}.self_attn"
+        q, o = (tensors[f"{attention}.{n}_proj.weight"] for n in "qo")
+        np.testing.assert_array_equal(blocks.q_NHD[...][layer], q.reshape(4, 8, 32))
+        np.testing.assert_array_equal(blocks.o_DNH[...][layer], o.reshape(32, 4, 8))
+
+
+def test_bf16_weights_pass_through_a_float32_master_unchanged(tmp_path):
+    source = tiny.write(tmp_path / "in", dtype="bfloat16", torch_dtype="bfloat16")
+    model, tokenizer = convert.load(source, dtype="float32", compute_dtype="bfloat16")
+    convert.save(model, tokenizer, tmp_path / "out", dtype="bfloat16")
+    assert_same_bits(read_all(source), read_all(tmp_path / "out"))
+
+
+def test_an_export_in_another_dtype_says_so_in_its_config(tiny_folder, tiny_loaded, tmp_path):
+    convert.save(*tiny_loaded, tmp_path / "out", dtype="bfloat16")
+    rounded = {n: v.astype(ml_dtypes.bfloat16) for n, v in read_all(tiny_folder).items()}
+    assert_same_bits(rounded, read_all(tmp_path / "out"))
+    before, after = (
+        json.loads((f / "config.json").read_text()) for f in (tiny_folder, tmp_path / "out")
+    )
+    assert after == {**before, "torch_dtype": "bfloat16"}
+
+
+def test_shards_with_an_index_both_ways(tiny_folder, tiny_loaded, tmp_path, monkeypatch):
+    small = partial(safetensors_io.write, max_bytes=20_000)
+    monkeypatch.setattr(safetensors_io, "write", small)
+    convert.save(*tiny_loaded, tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("model-*-of-*.safetensors"))) > 3
+    assert_same_bits(read_all(tiny_folder), read_all(tmp_path / "sharded"))
+    model, tokenizer = convert.load(tmp_path / "sharded", make_mesh(4, 2), "float32")
+    monkeypatch.undo()
+    convert.save(model, tokenizer, tmp_path / "whole")
+    assert_same_bits(read_all(tiny_folder), read_all(tmp_path / "whole"))
+
+
+def test_save_replaces_an_old_folder_whole(tiny_loaded, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "stale").write_text("")
+    convert.save(*tiny_loaded, out)
+    assert not (out / "stale").exists() and (out / MODEL).is_file()
+
+
+def test_a_failed_save_leaves_what_was_there(tiny_loaded, tmp_path, monkeypatch):
+    convert.save(*tiny_loaded, tmp_path / "out")
+    before = (tmp_path / "out" / MODEL).read_bytes()
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(safetensors_io, "_write_shard", fail)
+    for name in ("out", "new"):
+        with pytest.raises(OSError, match="disk full"):
+            convert.save(*tiny_loaded, tmp_path / name)
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / MODEL).read_bytes() == before
+
+
+def test_harmless_extra_tensors(tmp_path):
+    """Old files carry rope's buffers; tied ones sometimes a copy of the embedding."""
+    folder = tiny.write(tmp_path / "in", **tiny.CASES["llama3.2"])
+    want = read_all(folder)
+    buffer = np.ones(8, np.float32)
+    extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": buffer for i in range(2)}
+    edit_weights(folder, **extra, **{"lm_head.weight": want["model.embed_tokens.weight"]})
+    convert.save(*convert.load(folder, dtype="float32"), tmp_path / "out")
+    assert_same_bits(want, read_all(tmp_path / "out"))
+
+
+def test_a_folder_with_nothing_optional(tiny_folder, tmp_path):
+    """No chat template, no generation_config, no end tokens in config.json: the tokenizer's own."""
+    folder = copy(tiny_folder, tmp_path / "m")
+    edit_json(folder / "tokenizer_config.json", chat_template=None)
+    edit_json(folder / "config.json", eos_token_id=None, bos_token_id=None, torch_dtype=None)
+    _, tokenizer = convert.load(folder, dtype="float32")
+    assert tokenizer.stop_ids == (tiny.EOT,)
+    ids, _ = tokenizer.encode_turns([("user", "hi")])
+    assert ids[0] == tokenizer.bos_id == tiny.BEGIN
+
+
+def test_several_end_tokens(tiny_folder, tmp_path):
+    folder = copy(tiny_folder, tmp_path / "m")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 9]}')
+    assert convert.load(folder)[1].stop_ids == (5, 9, tiny.END, tiny.EOT)
+
+
+def test_the_real_configs_read(realdata):
+    folder = realdata / "model_configs"
+    dims = {}
+    for name in ("Meta-Llama-3-8B", "Llama-3.2-1B"):
+        config = json.loads((folder / f"{name}.config.json").read_text())
+        dims[name] = convert._dims(config)
+    shapes = json.loads((folder / "llama3-8b_hf_param_shapes.json").read_text())
+    eight = dims["Meta-Llama-3-8B"]
+    assert {n: list(s) for n, s in convert.expected(eight).items()} == shapes
+    assert eight.rope_scaling is None and eight.norm_eps == 1e-5 and eight.rope_theta == 5e5
+    small = dims["Llama-3.2-1B"]
+    assert small.tied and small.H == 64 and small.rope_scaling.factor == 32.0
+
+
+# What is wrong with a folder -> how it comes about, and what the one line must say.
+BROKEN = {
+    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
+    "config cut": (
+        lambda f: (f / "config.json").write_text('{"model_type": "lla'),
+        "config.json: not a JSON object",
+    ),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: not a JSON"),
+    "config not utf-8": (
+        lambda f: (f / "config.json").write_bytes(b'{"model_type": "\xff"}'),
+        "config.json: not a JSON object",
+    ),
+    "no size": (lambda f: edit_json(f / "config.json", hidden_size=None), "'hidden_size'"),
+    "size a word": (
+        lambda f: edit_json(f / "config.json", hidden_size="wide"),
+        "config.json: .*wide",
+    ),
+    "no heads": (lambda f: edit_json(f / "config.json", num_attention_heads=0), "config.json: "),
+    "heads that do not group": (
+        lambda f: edit_json(f / "config.json", num_key_value_heads=3),
+        "config.json: .*num_key_value_heads",
+    ),
+    "no eps": (lambda f: edit_json(f / "config.json", rms_norm_eps=None), "'rms_norm_eps'"),
+    "unknown scaling": (
+        lambda f: edit_json(f / "config.json", rope_scaling={"rope_type": "yarn", "factor": 2.0}),
+        "rope_type yarn; default, linear and llama3 load",
+    ),
+    "half a scaling": (
+        lambda f: edit_json(f / "config.json", rope_scaling={"rope_type": "llama3", "factor": 8}),
+        "config.json: .*low_freq_factor",
+    ),
+    "another family": (
+        lambda f: edit_json(f / "config.json", model_type="qwen3"),
+        "config.json: model_type 'qwen3' does not load; llama does",
+    ),
+    "biases": (lambda f: edit_json(f / "config.json", attention_bias=True), "attention_bias=True"),
+    "missing tensor": (lambda f: edit_weights(f, **{Q: None}), f"tensor {Q} is missing"),
+    "no embedding": (
+        lambda f: edit_weights(f, **{"model.embed_tokens.weight": None}),
+        "tensor model.embed_tokens.weight is missing",
+    ),
+    "untied without output": (
+        lambda f: edit_weights(f, **{"lm_head.weight": None}),
+        "tensor lm_head.weight is missing",
+    ),
+    "extra tensor": (
+        lambda f: edit_weights(f, **{"model.layers.2.mlp.up_proj.weight": np.ones(3)}),
+        "tensor model.layers.2.mlp.up_proj.weight belongs to no part",
+    ),
+    "misshapen tensor": (
+        lambda f: edit_weights(f, **{Q: np.ones((32, 31), np.float32)}),
+        rf"tensor {Q} is \(32, 31\); config.json asks for \(32, 32\)",
+    ),
+    "integer tensor": (
+        lambda f: edit_weights(f, **{Q: np.ones((32, 32), np.int8)}),
+        f"tensor {Q} has dtype I8; .*floating",
+    ),
+    "integer embedding": (
+        lambda f: edit_weights(
+            f, **{"model.embed_tokens.weight": np.ones((tiny.VOCAB, 32), np.int8)}
+        ),
+        "embed_tokens.weight has dtype I8; .*floating",
+    ),
+    "truncated file": (
+        lambda f: (f / MODEL).write_bytes((f / MODEL).read_bytes()[:-100]),
+        f"{MODEL}: truncated",
+    ),
+    "broken index": (
+        lambda f: (f / safetensors_io.INDEX).write_text("{"),
+        "index.json: broken",
+    ),
+    "absent shard": (
+        lambda f: (f / safetensors_io.INDEX).write_text('{"weight_map": {"a": "b"}}'),
+        "index.json: names b, which is not there",
+    ),
+    "no weights": (lambda f: (f / MODEL).unlink(), r"no \*.safetensors"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer here"),
+    "broken tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text("{"),
+        "the tokenizer does not load",
+    ),
+    "broken generation_config": (
+        lambda f: (f / "generation_config.json").write_text("]"),
+        "generation_config.json: not a JSON object",
+    ),
+    "tokenizer larger than the embedding": (
+        lambda f: (
+            edit_json(f / "config.json", vocab_size=200),
+            edit_weights(
+                f,
+                **{
+                    name: np.ones((200, 32), np.float32)
+                    for name in ("model.embed_tokens.weight", "lm_head.weight")
+                },
+            ),
+        ),
+        f"the tokenizer has {tiny.VOCAB} ids, but the embedding .* only 200 rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_folder_is_one_line_that_names_file_and_rule(
+    name, tiny_folder, tmp_path, monkeypatch
+):
+    """From load, and from the command, which leaves nothing behind."""
+    folder = copy(tiny_folder, tmp_path / "in")
+    damage, message = BROKEN[name]
+    damage(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        convert.load(folder, dtype="float32")
+    assert str(folder) in str(caught.value)
+    monkeypatch.setattr(sys, "argv", ["convert", str(folder), str(tmp_path / "out")])
+    with pytest.raises(UserError, match=message):
+        convert.main()
+    assert [f.name for f in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_is_no_model_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    for source in (tmp_path / "absent", tmp_path / "file", "absent", "./a/b"):
+        with pytest.raises(UserError, match="no such model folder"):
+            convert.load(source)
+
+
+def test_the_command_converts_and_refuses_to_overwrite(tiny_folder, tmp_path, monkeypatch, capsys):
+    argv = ["convert", str(tiny_folder), str(tmp_path / "out"), "--dtype", "bfloat16"]
+    monkeypatch.setattr(sys, "argv", argv)
+    convert.main()
+    assert "21 tensors, bfloat16" in capsys.readouterr().out
+    assert {v.dtype.name for v in read_all(tmp_path / "out").values()} == {"bfloat16"}
+    with pytest.raises(UserError, match="exists already; name a new folder"):
+        convert.main()
+
+
+def test_the_command_keeps_the_sources_dtype_and_bits(tmp_path, monkeypatch):
+    source = tiny.write(tmp_path / "in", dtype="bfloat16", torch_dtype="bfloat16")
+    monkeypatch.setattr(sys, "argv", ["convert", str(source), str(tmp_path / "out")])
+    convert.main()
+    assert_same_bits(read_all(source), read_all(tmp_path / "out"))
+
+
+def test_random_weights_of_a_config_follow_the_seed(tiny_folder, tmp_path, monkeypatch):
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        out = str(tmp_path / name)
+        monkeypatch.setattr(sys, "argv", ["convert", str(tiny_folder), out, "--random", seed])
+        convert.main()
+    a, b, c = (read_all(tmp_path / name) for name in "abc")
+    assert_same_bits(a, b)
+    assert a.keys() == read_all(tiny_folder).keys()
+    assert not np.array_equal(a[Q], c[Q])
+    assert abs(a[Q].std() * 32**0.5 - 1) < 0.1, "normal, by fan-in"
+
+
+def test_the_command_ends_with_one_line_and_exit_code_2(tiny_folder, tmp_path):
+    folder = copy(tiny_folder, tmp_path / "in")
+    edit_weights(folder, **{Q: None})
+    command = [sys.executable, "-m", "medsjax.convert", str(folder), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {folder}: tensor {Q} is missing from the weights\n"
+    assert [f.name for f in tmp_path.iterdir()] == ["in"]

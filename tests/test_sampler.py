@@ -1,0 +1,184 @@
+"""Greedy against the whole model on a growing text; batches, stops, limits, sampling, shapes."""
+
+import json
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medsjax import convert, sampler
+from medsjax.sharding import make_mesh
+from tests import make_references, tiny
+
+LENGTHS = (1, 5, 33, 12, 40, 2)
+PROMPTS = [tiny.tokens(1, n, seed=n)[0].tolist() for n in LENGTHS]
+LENGTH = 64  # of the reference's rows
+
+
+@jax.jit
+def next_logits(model, tokens_1T, n):
+    """float32[V] after the first n tokens; what follows is padding."""
+    segments = (jnp.arange(LENGTH) < n).astype(jnp.int32)[None]
+    return model(tokens_1T, None, segments)[0, n - 1]
+
+
+def plain_greedy(model, prompt, stops, limit) -> list[int]:
+    """A forward of the whole text for each token."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + limit:
+        row = np.zeros((1, LENGTH), np.int32)
+        row[0, : len(ids)] = ids
+        best = int(next_logits(model, row, len(ids)).argmax())
+        if best in stops:
+            break
+        ids.append(best)
+    return ids[len(prompt) :]
+
+
+def stream(model, tokenizer, prompts, limits, **settings) -> list[list[int]]:
+    """Generated ids in the prompts' order."""
+    limits = [limits] * len(prompts) if isinstance(limits, int) else limits
+    found = dict(sampler.stream(model, tokenizer, prompts, limits, **settings))
+    assert len(found) == len(prompts)
+    return [found[i] for i in range(len(prompts))]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_loaded):
+    """tiny's, with no stop id that greedy text reaches by chance."""
+    return replace(tiny_loaded[1], stop_ids=())
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_loaded):
+    """The plain reference of PROMPTS[i], 24 tokens, made when asked for."""
+    return cache(lambda i: plain_greedy(tiny_loaded[0], PROMPTS[i], (), 24))
+
+
+@pytest.mark.parametrize("batch_size", [64, 2])
+def test_greedy_equals_whole_forwards_whatever_the_batch(
+    batch_size, tiny_loaded, tokenizer, expected
+):
+    """Prompts of 1 to 40 tokens side by side, beside others or almost alone."""
+    got = stream(tiny_loaded[0], tokenizer, PROMPTS, 24, batch_size=batch_size)
+    assert got == [expected(i) for i in range(len(PROMPTS))]
+
+
+def test_greedy_on_a_mesh(tiny_folder, tokenizer, expected):
+    """Three prompts on eight devices, heads split too: the rows are filled up."""
+    model, _ = convert.load(tiny_folder, make_mesh(4, 2), "float32")
+    assert stream(model, tokenizer, PROMPTS[:3], 24) == [expected(i) for i in range(3)]
+
+
+@pytest.mark.parametrize("case", ["llama2", "llama3.1", "llama3.2"])
+def test_greedy_equals_transformers(case, models, tokenizer):
+    stored = json.loads((make_references.FOLDER / "greedy.json").read_text())[case]
+    tokenizer = replace(tokenizer, stop_ids=(tiny.END,))
+    limit = make_references.NEW_TOKENS
+    assert stream(models(case), tokenizer, make_references.PROMPTS, limit) == stored
+
+
+def test_an_answer_ends_before_the_first_of_any_stop_id(tiny_loaded, tokenizer, expected):
+    stops = (expected(1)[4], expected(3)[9])
+    got = stream(tiny_loaded[0], replace(tokenizer, stop_ids=stops), PROMPTS, 24)
+    for i, ids in enumerate(got):
+        whole = expected(i)
+        end = min([whole.index(s) for s in stops if s in whole], default=24)
+        assert ids == whole[:end]
+    assert len(got[1]) <= 4 and len(got[3]) <= 9
+
+
+def test_each_prompt_has_its_own_limit(tiny_loaded, tokenizer, expected):
+    limits = [24, 0, 3, 1, 24, 7]
+    got = stream(tiny_loaded[0], tokenizer, PROMPTS, limits)
+    assert got == [expected(i)[:n] for i, n in enumerate(limits)]
+
+
+def test_generate_takes_text_or_ids(tiny_loaded, tokenizer, expected):
+    """Text gets one begin-of-text and stays text; ids are taken as they are."""
+    model, _ = tiny_loaded
+    text = "the <|eot_id|> answer"
+    ids = [tiny.BEGIN, *tokenizer.encode(text)]
+    by_text, by_ids, other = sampler.generate(model, tokenizer, [text, ids, PROMPTS[1]], [9, 9, 24])
+    assert by_text == by_ids == tokenizer.decode(plain_greedy(model, ids, (), 9))
+    assert other == tokenizer.decode(expected(1))
+    assert sampler.generate(model, tokenizer, [], 9) == []
+
+
+def test_sampling_depends_on_seed_and_prompt_not_on_the_batch(tiny_loaded, tokenizer):
+    settings = {"temperature": 1.0, "top_p": 0.9}
+    run = partial(stream, tiny_loaded[0], tokenizer, PROMPTS, 24, **settings)
+    together = run(seed=3)
+    assert run(seed=3) == together == run(seed=3, batch_size=2)
+    assert all(a != b for a, b in zip(run(seed=4), together, strict=True))
+    same = stream(tiny_loaded[0], tokenizer, [PROMPTS[1]] * 4, 24, **settings)
+    assert len(set(map(tuple, same))) == 4, "equal prompts get texts of their own"
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.5)])
+def test_sampled_tokens_follow_the_nucleus(temperature, top_p, tiny_loaded, tokenizer):
+    """First tokens of 4096 draws against the distribution, cut to the likeliest mass of top_p."""
+    model, n = tiny_loaded[0], 4096
+    row = np.zeros((1, LENGTH), np.int32)
+    row[0, : len(PROMPTS[1])] = PROMPTS[1]
+    logits = np.asarray(next_logits(model, row, len(PROMPTS[1])), np.float64) / temperature
+    probs = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    ranked = np.argsort(-probs)
+    kept = ranked[: int(np.searchsorted(np.cumsum(probs[ranked]), top_p)) + 1]
+    nucleus = np.zeros_like(probs)
+    nucleus[kept] = probs[kept] / probs[kept].sum()
+    settings = {"temperature": temperature, "top_p": top_p, "batch_size": n}
+    drawn = stream(model, tokenizer, [PROMPTS[1]] * n, 1, **settings)
+    counts = np.bincount(np.concatenate(drawn), minlength=len(probs))
+    assert not counts[nucleus == 0].any()
+    likely = nucleus * n > 10
+    sigmas = (counts - nucleus * n)[likely] / np.sqrt(nucleus * (1 - nucleus) * n)[likely]
+    assert likely.sum() > 10 and np.abs(sigmas).max() < 4
+
+
+def test_low_temperature_is_greedy(tiny_loaded, tokenizer, expected):
+    got = stream(tiny_loaded[0], tokenizer, PROMPTS, 24, temperature=1e-4)
+    assert got == [expected(i) for i in range(len(PROMPTS))]
+
+
+def test_few_shapes_are_compiled(tiny_loaded, tokenizer):
+    """Thirty batches of all lengths up to 48 and limits up to 32: two prompt sizes."""
+    model, _ = tiny_loaded
+    sampler._prefill.clear_cache()
+    sampler._decode.clear_cache()
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        lengths = rng.integers(1, 49, 2)
+        prompts = [tiny.tokens(1, n)[0].tolist() for n in lengths]
+        stream(model, tokenizer, prompts, [1, int(rng.integers(2, 33))])
+    assert sampler._prefill._cache_size() <= 2
+    assert sampler._decode._cache_size() <= 2
+    assert len([s for s in sampler.SIZES if s <= 2048]) <= 13
+
+
+def test_the_callers_code_runs_outside_the_samplers_mesh(tiny_loaded, tokenizer):
+    outputs = sampler.stream(tiny_loaded[0], tokenizer, PROMPTS[:2], [1, 1])
+    next(outputs)
+    assert jax.sharding.get_abstract_mesh().empty
+
+
+@pytest.mark.parametrize("prompt", [[], [-1], [tiny.VOCAB]])
+def test_prompts_without_ids_or_beyond_the_vocabulary_are_refused(prompt, tiny_loaded, tokenizer):
+    with pytest.raises(ValueError, match="prompt 1: needs at least one id"):
+        stream(tiny_loaded[0], tokenizer, [[1], prompt], 4)
+
+
+def test_stories260k_tells_its_authors_text(realdata):
+    """A trained model's greedy 200 tokens, from begin-of-text alone, beside a longer prompt."""
+    folder = realdata / "models" / "stories260K"
+    golden = json.loads((folder / "hf" / "golden_greedy.json").read_text())
+    model, tokenizer = convert.load(
+        folder / "hf", dtype="float32", tokenizer=str(folder / "tok512.bin")
+    )
+    ids, cut = golden["ids"], 50
+    texts = sampler.generate(model, tokenizer, ["", ids[:cut]], [len(ids) - 1, len(ids) - cut])
+    assert texts[0] == golden["text"]
+    assert texts[1].strip() == tokenizer.decode(ids[cut:])
