@@ -29,7 +29,7 @@ KINDS = ("prompt", "turns", "text")
 def read_prompts(path: Path) -> list[tuple[object, str | Turns]]:
     """(id, text to continue or turns) of each line that is not empty."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable UTF-8 file ({type(error).__name__})") from None
     found: list[tuple[object, str | Turns]] = []
@@ -47,6 +47,7 @@ def _prompt_of(line: str, number: int, place: str) -> tuple[object, str | Turns]
     """The prompt of one line of a .jsonl file."""
     try:
         item = json.loads(line)
+        json.dumps(item, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except ValueError:
         raise UserError(f"{place}: not JSON; each line is one object") from None
     kinds = [k for k in KINDS if k in item] if isinstance(item, dict) else []
@@ -71,7 +72,7 @@ def _is_turn(turn: object) -> bool:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str | Turns, system: str) -> list[int]:
-    """Ids of a text as it stands, or of turns; `system` goes before turns that have no such turn."""
+    """Ids of a text as it stands, or of turns, which `system` leads where they have none."""
     if isinstance(prompt, str):
         return [
             *([] if tokenizer.bos_id is None else [tokenizer.bos_id]),

@@ -70,8 +70,8 @@ def measure(source, cache_dir: str | Path, desc: str) -> tuple[np.ndarray, dict[
 
     Each example is rendered once, on all cores; threads suffice, because tokenizers free the
     interpreter lock. A source with `LOSSES`, a tuple of names, and `measure(i)`, a tuple of the
-    length and one number a name, has its losses counted; others have none. Kept in
-    `cache_dir/<source.fingerprint>/lengths.npy`; the fingerprint must cover all that they depend on.
+    length and one number a name, has its losses counted; others have none. All is kept in
+    `cache_dir/<source.fingerprint>/lengths.npy`; the fingerprint must cover what it depends on.
     """
     names = getattr(source, "LOSSES", ())
     table = _measured(source, cache_dir, desc, 1 + len(names))

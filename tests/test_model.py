@@ -141,15 +141,15 @@ def test_packed_loss_and_gradients_equal_unpacked(models):
     def loss(model, tokens, positions, segments, remat):
         """Sum over all texts of the loss of their tokens but the first."""
         x_BTD, _ = model.hidden(tokens, positions, segments, remat=remat)
-        mask = (segments > 0) & (segments == np.roll(segments, -1, axis=1))
-        return nll_sum(x_BTD, model.output_VD, np.roll(tokens, -1, axis=1), mask)
+        mask = (segments > 0) & (segments == jnp.roll(segments, -1, axis=1))
+        return nll_sum(x_BTD, model.output_VD, jnp.roll(tokens, -1, axis=1), mask)
 
     texts = texts_of(PACKED)
     alone = [[text] for row in texts for text in row]
     model, both = models("llama3.1"), []
     for rows, remat in ((texts, True), (alone, False)):
-        grad = jax.value_and_grad(lambda m, p=pack(rows, 3), r=remat: loss(m, *p, r))
-        both.append(jax.jit(grad)(model))
+        grad = jax.jit(jax.value_and_grad(loss), static_argnames="remat")
+        both.append(grad(model, *pack(rows, 3), remat=remat))
     (packed, packed_grads), (unpacked, unpacked_grads) = both
     assert abs(float(packed) / float(unpacked) - 1) < 1e-5
     a, b = ravel_pytree(packed_grads)[0], ravel_pytree(unpacked_grads)[0]

@@ -1,4 +1,4 @@
-"""Files of the safetensors library and ours read alike, bit for bit; damage is named in one line."""
+"""The safetensors library and ours read each other bit for bit; damage is named in one line."""
 
 import json
 import struct
@@ -141,7 +141,7 @@ def test_a_file_cut_after_it_was_opened_is_named(tmp_path):
 
 def test_a_tensor_not_of_floating_type_is_refused_when_read(tmp_path):
     save_file({"ids": np.arange(4)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="tensor ids has dtype I64; .*floating"):
+    with pytest.raises(UserError, match=r"tensor ids has dtype I64; .*floating"):
         safetensors_io.entries(tmp_path)["ids"].read("ids")
 
 

@@ -1,4 +1,4 @@
-"""Turns to ids and loss mask in every format; data text stays text; what makes a tokenizer itself."""
+"""Turns to ids and loss mask in every format; data text stays text; fingerprints; files."""
 
 import json
 import pickle
@@ -209,7 +209,7 @@ def write_llama2c(path: Path, pieces: list[tuple[str, float]]) -> Path:
 
 
 def test_llama2c_files_merge_by_score(tmp_path):
-    """Ids 0 to 2 are special, then 256 bytes; a leading blank is added, unknown text goes by bytes."""
+    """A leading blank is added; what has no piece goes by bytes, which begin at id 3."""
     head = [("<unk>", 0.0), ("\n<s>\n", 0.0), ("\n</s>\n", 0.0)]
     bytes_ = [(f"<0x{i:02X}>", 0.0) for i in range(256)]
     pieces = [(" ", -9.0), ("a", -9.0), ("b", -9.0), ("ab", -1.0), (" a", -2.0), (" ab", -3.0)]
