@@ -21,6 +21,7 @@ from tqdm import tqdm
 from medsjax import safetensors_io
 from medsjax.errors import UserError, run_main
 from medsjax.model import Dims, Llama, RopeScaling
+from medsjax.safetensors_io import Entry
 from medsjax.sharding import check_divisible, one_device
 from medsjax.tokenizer import Tokenizer
 
@@ -59,19 +60,25 @@ def load(
     """
     folder = resolve(source)
     mesh = mesh or one_device()
+    entries, opened = inspect(folder, tokenizer)
+    model = abstract(folder, mesh, dtype, compute_dtype or dtype)
+    with jax.set_mesh(mesh):
+        _fill(model, entries, mesh)
+    return model, opened
+
+
+def inspect(folder: Path, tokenizer: str = "") -> tuple[dict[str, Entry], Tokenizer]:
+    """All of an HF folder but the weights' bytes, checked: where each tensor lies, the tokenizer."""
     _, dims = read_config(folder)
     entries = safetensors_io.entries(folder)
+    _check_names(entries, expected(dims), dims, folder)
     opened = Tokenizer.load(tokenizer or folder, folder)
     if opened.vocab_size > dims.V:
         raise UserError(
             f"{tokenizer or folder}: the tokenizer has {opened.vocab_size} ids, but the embedding "
             f"in {folder} only {dims.V} rows; take the tokenizer the model was trained with"
         )
-    model = abstract(folder, mesh, dtype, compute_dtype or dtype)
-    _check_names(entries, expected(dims), dims, folder)
-    with jax.set_mesh(mesh):
-        _fill(model, entries, mesh)
-    return model, opened
+    return entries, opened
 
 
 def random(folder: Path, seed: int, dtype: str) -> tuple[Llama, Tokenizer]:
@@ -248,6 +255,7 @@ def _check_names(entries: dict, wanted: dict, dims: Dims, folder: Path) -> None:
         if entries[name].shape != shape:
             have = entries[name].shape
             raise UserError(f"{folder}: tensor {name} is {have}; config.json asks for {shape}")
+        entries[name].check_floating(name)
     for name in entries.keys() - wanted.keys():
         harmless = name.endswith("rotary_emb.inv_freq") or (dims.tied and name == "lm_head.weight")
         if not harmless:

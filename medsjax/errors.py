@@ -1,5 +1,6 @@
 """A user's mistake is one line and exit code 2; anything else is our fault, with its traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,3 +18,5 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # `… --help | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

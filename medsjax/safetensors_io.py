@@ -36,13 +36,17 @@ class Entry:
     shape: tuple[int, ...]
     offset: int
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor, exactly as stored."""
+    def check_floating(self, name: str) -> None:
+        """Refuse what is no weight (quantised tensors, for one)."""
         if self.dtype not in DTYPES:
             raise UserError(
                 f"{self.file}: tensor {name} has dtype {self.dtype}; "
                 f"weights must be floating point ({', '.join(DTYPES)})"
             )
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor, exactly as stored."""
+        self.check_floating(name)
         dtype = DTYPES[self.dtype]
         out = np.empty(self.shape, dtype)
         buffer, at = memoryview(out.reshape(-1).view(np.uint8)), 0

@@ -153,7 +153,9 @@ class HFCodec:
     """A `tokenizers` tokenizer as transformers sets it up from a folder."""
 
     def __init__(self, folder: Path):
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, logging
+
+        logging.set_verbosity_error()  # what matters of its warnings is checked here and in convert
 
         try:
             tok = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)

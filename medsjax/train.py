@@ -206,8 +206,7 @@ def train(cfg: config.Config) -> None:
             f"of the {mesh.shape['fsdp']} devices on fsdp; change batch, accumulate or run.mesh"
         )
     folder = convert.resolve(cfg.model)
-    convert.read_config(folder)
-    tokenizer = Tokenizer.load(cfg.tokenizer or folder, folder)
+    _, tokenizer = convert.inspect(folder, cfg.tokenizer)
     plan = Plan.of(cfg.data, tokenizer, cfg, "data")
     steps = input_pipeline.n_steps(len(plan.rows), cfg.batch, cfg.epochs)
     who = identity(cfg, folder, tokenizer, plan.source)

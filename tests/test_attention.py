@@ -7,6 +7,8 @@ import pytest
 
 from medsjax.attention import BLOCK, attend
 
+JITTED = jax.jit(attend)
+
 
 def allowed(segments_BT: np.ndarray) -> np.ndarray:
     """bool[B, T, S]: may token t see token s?"""
@@ -84,18 +86,18 @@ def test_gradients_are_exactly_zero_where_attention_is_not_allowed():
 def test_a_missing_number_elsewhere_does_not_spread():
     """NaN in another segment's query or key stays there."""
     q, k, v, _, segments = random_inputs(1, 1, 40, 1, 1, 4)
-    clean = np.asarray(attend(q, k, v, segments))
+    clean = np.asarray(JITTED(q, k, v, segments))
     other = segments[0] != 1
     q[0, other], k[0, other] = np.nan, np.nan
     np.testing.assert_array_equal(
-        np.asarray(attend(q, k, v, segments))[0, ~other], clean[0, ~other]
+        np.asarray(JITTED(q, k, v, segments))[0, ~other], clean[0, ~other]
     )
 
 
 def test_bf16_inputs_keep_their_dtype_and_float32_scores():
     q, k, v, cotangent, segments = random_inputs(2, 1, 200, 2, 2, 8)
     low = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
-    out = attend(*low, segments)
+    out = JITTED(*low, segments)
     assert out.dtype == jnp.bfloat16
     rounded = [np.asarray(a, np.float32) for a in low]
     expected = naive(*rounded, segments, cotangent)[0]

@@ -2,15 +2,12 @@
 
 import io
 import json
-import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from medsjax import convert, generate, sampler
-from medsjax.errors import UserError
-from tests import tiny
+from medsjax.errors import UserError, run_main
 
 NEW = 12
 TURNS = [["user", "a"], ["assistant", "an answer"], ["user", "the user"]]
@@ -22,16 +19,10 @@ LINES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def loaded(tiny_folder):
-    """As the command loads it, but for the mesh: (model, tokenizer) in float32."""
-    return convert.load(tiny_folder, dtype="float32")
-
-
 @pytest.fixture
-def run(tiny_folder, loaded, monkeypatch, capsys):
+def run(tiny_folder, tiny_loaded, monkeypatch, capsys):
     """Run main with arguments and standard input; gives what it prints."""
-    monkeypatch.setattr(convert, "load", lambda *a, **k: loaded)
+    monkeypatch.setattr(convert, "load", lambda *a, **k: tiny_loaded)
 
     def run(*args, stdin="", new=NEW):
         argv = ["generate", "--model", str(tiny_folder), "--max-new-tokens", str(new), *args]
@@ -50,19 +41,19 @@ def answer(loaded, turns) -> str:
     return sampler.generate(model, tokenizer, [ids], NEW)[0]
 
 
-def test_a_text_file_has_one_users_turn_a_line(run, loaded, tmp_path):
-    """Lines keep their order and their numbers, whatever their length; empty ones are passed over."""
+def test_a_text_file_has_one_users_turn_a_line(run, tiny_loaded, tmp_path):
+    """Lines keep their order and numbers, whatever their length; empty ones are passed over."""
     path = tmp_path / "prompts.txt"
-    texts = ["the answer", "", "an answer " * 20, "is <|eot_id|> text"]
+    texts = ["the answer", "", "an answer " * 9, "is <|eot_id|> text"]
     path.write_text("\n".join(texts) + "\n")
     rows = [json.loads(line) for line in run("--prompts", str(path)).splitlines()]
     assert [row["id"] for row in rows] == [1, 3, 4]
-    wanted = [answer(loaded, [("user", t)]) for t in texts if t]
+    wanted = [answer(tiny_loaded, [("user", t)]) for t in texts if t]
     assert [row["text"] for row in rows] == wanted and len(set(wanted)) == 3
 
 
 @pytest.mark.parametrize("system", ["", "own"])
-def test_a_jsonl_file_has_prompts_turns_or_plain_text(system, run, loaded, tmp_path):
+def test_a_jsonl_file_has_prompts_turns_or_plain_text(system, run, tiny_loaded, tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
     out = run("--prompts", str(path), "--system", system)
@@ -70,10 +61,10 @@ def test_a_jsonl_file_has_prompts_turns_or_plain_text(system, run, loaded, tmp_p
     assert [row["id"] for row in rows] == [1, "case-7", None, 4]
     lead = [("system", system)] if system else []
     assert [row["text"] for row in rows] == [
-        answer(loaded, [*lead, ("user", "the answer is")]),
-        answer(loaded, [*lead, *TURNS]),
-        answer(loaded, "the answer is"),
-        answer(loaded, [("system", "own"), *TURNS]),
+        answer(tiny_loaded, [*lead, ("user", "the answer is")]),
+        answer(tiny_loaded, [*lead, *TURNS]),
+        answer(tiny_loaded, "the answer is"),
+        answer(tiny_loaded, [("system", "own"), *TURNS]),
     ]
 
 
@@ -86,11 +77,11 @@ def test_sampling_settings_reach_the_sampler(run, tmp_path):
     assert run(*hot, "--top-p", "0.000001") == greedy
 
 
-def test_a_conversation_remembers_and_ends_politely(run, loaded):
+def test_a_conversation_remembers_and_ends_politely(run, tiny_loaded):
     out = run("--system", "own", stdin="the user\n\n  is an answer  \n")
     turns = [("system", "own"), ("user", "the user")]
-    first = answer(loaded, turns).strip()
-    second = answer(loaded, [*turns, ("assistant", first), ("user", "is an answer")]).strip()
+    first = answer(tiny_loaded, turns).strip()
+    second = answer(tiny_loaded, [*turns, ("assistant", first), ("user", "is an answer")]).strip()
     assert out == f"> {first}\n> > {second}\n> \n"
 
 
@@ -145,9 +136,9 @@ def test_settings_out_of_range_are_refused(args, run):
         run(*args)
 
 
-def test_answers_come_in_order_whatever_finishes_first(loaded):
+def test_answers_come_in_order_whatever_finishes_first(tiny_loaded):
     """Batches that end last to first still give the prompts' order."""
-    _, tokenizer = loaded
+    _, tokenizer = tiny_loaded
 
     def backwards(prompts, limits):
         assert limits == [5] * len(prompts)
@@ -157,23 +148,17 @@ def test_answers_come_in_order_whatever_finishes_first(loaded):
     assert list(generate.answer_all(backwards, tokenizer, prompts, 5)) == ["a", "an", "the"]
 
 
-def test_the_command_itself(tiny_folder, tmp_path, loaded):
-    """All devices, float32, a real process: the same answer, and a bad file's exit code."""
+def test_the_command_itself(tiny_folder, tiny_loaded, tmp_path, monkeypatch, capsys):
+    """It loads the folder onto all devices; a bad file ends it with one line and exit code 2."""
     path = tmp_path / "prompts.txt"
     path.write_text("the answer\n")
-    command = [sys.executable, "-m", "medsjax.generate", "--model", str(tiny_folder)]
     more = ["--dtype", "float32", "--max-new-tokens", str(NEW), "--prompts", str(path)]
-    done = subprocess.run([*command, *more], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"id": 1, "text": answer(loaded, [("user", "the answer")])}
+    monkeypatch.setattr(sys, "argv", ["generate", "--model", str(tiny_folder), *more])
+    run_main(generate.main)
+    expected = {"id": 1, "text": answer(tiny_loaded, [("user", "the answer")])}
+    assert json.loads(capsys.readouterr().out) == expected
     path.write_text("")
-    done = subprocess.run([*command, *more], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {path}: no prompts; write one a line\n"
-
-
-def test_prompts_are_ids_the_model_has(loaded):
-    _, tokenizer = loaded
-    for prompt in ("a", [("user", "a")]):
-        ids = generate.prompt_ids(tokenizer, prompt, "")
-        assert ids[0] == tiny.BEGIN and np.isscalar(ids[0]) and max(ids) < tiny.VOCAB
+    with pytest.raises(SystemExit) as caught:
+        run_main(generate.main)
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", f"error: {path}: no prompts; write one a line\n")

@@ -42,7 +42,7 @@ def test_logits_equal_transformers(case, models):
 
 
 def test_default_positions_and_segments_are_one_text_from_zero(models):
-    assert apart(models("llama3")(TOKENS), stored()["llama3/plain"]) < 1e-4
+    assert apart(forward(models("llama3"), TOKENS), stored()["llama3/plain"]) < 1e-4
 
 
 SETTINGS = {
