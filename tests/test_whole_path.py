@@ -21,7 +21,12 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = [
     *("--config", "demo.py", "--config.epochs=0.06", "--config.bench.limit=2"),
-    *("--config.run.save_every=3", "--config.run.log_every=1", "--config.run.eval_every=0"),
+    *(
+        "--config.run.save_every=3",
+        "--config.run.log_every=1",
+        "--config.run.eval_every=0",
+        "--config.run.bench_at=end",
+    ),
 ]
 
 
@@ -61,7 +66,9 @@ def test_killed_at_any_time_the_same_command_ends_in_the_same_bits(tmp_path):
     assert losses(killed) == steps
     weights = "hf/model.safetensors"
     assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
-    scores = [json.loads((run / f"eval/step_{last}/scores.json").read_text()) for run in (whole, killed)]
+    scores = [
+        json.loads((run / f"eval/step_{last}/scores.json").read_text()) for run in (whole, killed)
+    ]
     assert scores[0]["results"] == scores[1]["results"]
     assert "nothing left to do" in finish(killed)
 
