@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from medsjax.errors import UserError
 
@@ -46,10 +45,10 @@ def fingerprint(tree) -> str:
 
 
 class Checkpoints:
-    """The last `keep` states under one folder (local, mounted, or gs://)."""
+    """The last `keep` states under one folder."""
 
     def __init__(self, folder: str | Path, keep: int):
-        self.folder = epath.Path(folder).absolute() if "://" not in str(folder) else folder
+        self.folder = Path(folder).absolute()  # Orbax wants no relative ones
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 

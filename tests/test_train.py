@@ -94,6 +94,29 @@ def test_remat_changes_no_gradient(model):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
+def test_bfloat16_compute_updates_a_float32_master(tiny_folder):
+    kept, _ = convert.load(tiny_folder, dtype="float32")
+    model, _ = convert.load(tiny_folder, dtype="float32", compute_dtype="bfloat16")
+    batch = lay_out([[0, 1], [2]], RepeatSource(Repeat(), model.dims.V, 0), 64)
+    batch = {k: v for k, v in batch.items() if k.endswith("_BT")}
+    inputs = (batch["tokens_BT"], batch["positions_BT"], batch["segments_BT"])
+    assert model.hidden(*inputs)[0].dtype == "bfloat16" and model(*inputs).dtype == "float32"
+
+    optimizer = optim.make(Optim(lr=1e-5, warmup=0.0), 10)
+    step = partial(train.train_step, optimizer=optimizer, remat=False)
+    tuned, opt_state, seen = jax.jit(partial(step, accumulate=2))(
+        model, optimizer.init(model), batch
+    )
+    np.testing.assert_allclose(
+        seen["loss"] * seen["targets"], train.loss_sum(kept, batch, False), rtol=1e-2
+    )
+    assert {a.dtype.name for a in jax.tree.leaves(tuned)} == {"float32"}
+    assert {a.dtype.name for a in jax.tree.leaves(opt_state)} <= {"float32", "int32"}
+    before, after = model.blocks.q_NHD[...], tuned.blocks.q_NHD[...]
+    lost = np.asarray(before.astype("bfloat16") == after.astype("bfloat16"))
+    assert lost.mean() > 0.5 and (np.asarray(before != after)[lost]).mean() > 0.9
+
+
 def run_steps(tiny_folder, mesh, accumulate: int, n: int = 5):
     """Losses of n steps over the same batches, and the last state."""
     optimizer = optim.make(Optim(lr=1e-2), n)
