@@ -28,9 +28,9 @@ class MedSIns:
     few_shot: float = 0.5  # share of the examples that come with shots
     max_shots: int = 3  # those have 1 .. max_shots of them
     rewrites: bool = True  # draw among the definition and its rewrites, or take it as it is
-    layout: Literal["official", "paper"] = "official"
+    layout: Literal["official", "paper"] = "official"  # of the prompt; see data/prompts.py
     loss_on: Literal["answer", "all"] = "answer"  # all: pretraining, every token is a target
-    part: Literal["all", "train", "heldout"] = "all"
+    part: Literal["all", "train", "heldout"] = "all"  # of each task's examples
     heldout_per_task: int = 20  # heldout: a task's last 20 examples, a tenth at most; train: others
 
     def open(self, tokenizer: Any, length: int, seed: int) -> "Source":

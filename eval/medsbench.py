@@ -44,11 +44,8 @@ class MedSBench:
         The same call again continues; once scores.json is there it reads it and generates nothing.
         With other settings, data or weights it is a UserError.
         """
-        self._check()
         folder = Path(out_dir)
-        bench = open_or_build(self.path, "bench")
-        pools = open_or_build(self.shots_from, "ins") if self.shots_from and self.shots else None
-        names = _scored_tasks(bench, self.path, self.tasks)
+        bench, pools, names = self.check()
         settings = {
             **{name: getattr(self, name) for name in ("layout", "draw", "shots", "limit", "seed")},
             **{"length": self.length, "max_new_tokens": self.max_new_tokens, "tasks": names},
@@ -68,6 +65,19 @@ class MedSBench:
         scores.print_table(found, predictions.read_json(start) if compare else None)
         return scores.numbers(found)
 
+    def check(self) -> tuple[Built, Built | None, list[str]]:
+        """The test items, the training items, the tasks to score; refuses what could not run."""
+        lowest = {"shots": 0, "limit": 0, "length": 2, "max_new_tokens": 1, "batch": 1}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise UserError(f"bench.{name}: {getattr(self, name)} is below {low}")
+        bench = open_or_build(self.path, "bench")
+        pools = open_or_build(self.shots_from, "ins") if self.shots_from and self.shots else None
+        names = _scored_tasks(bench, self.path, self.tasks)
+        for name in names:
+            self._new_tokens(name)
+        return bench, pools, names
+
     def report(self, workdir: str | Path) -> None:
         """Write WORKDIR/report.html about a run and its evaluations."""
         from eval import report  # matplotlib; an evaluation alone has no need of it
@@ -75,12 +85,6 @@ class MedSBench:
         out = Path(workdir) / "report.html"
         report.write([Path(workdir)], out)
         print(out)
-
-    def _check(self) -> None:
-        lowest = {"shots": 0, "limit": 0, "length": 2, "max_new_tokens": 1, "batch": 1}
-        for name, low in lowest.items():
-            if getattr(self, name) < low:
-                raise UserError(f"bench.{name}: {getattr(self, name)} is below {low}")
 
     def _predict(
         self, model, tokenizer, bench: Built, pools: Built | None, names: list[str], folder: Path

@@ -68,7 +68,7 @@ def load(
 
 
 def inspect(folder: Path, tokenizer: str = "") -> tuple[dict[str, Entry], Tokenizer]:
-    """All of an HF folder but the weights' bytes, checked: where each tensor lies, the tokenizer."""
+    """An HF folder checked, all but the weights' bytes: where each tensor lies, the tokenizer."""
     _, dims = read_config(folder)
     entries = safetensors_io.entries(folder)
     _check_names(entries, expected(dims), dims, folder)

@@ -146,8 +146,8 @@ def weights_sha256(folder: Path) -> str:
     files = sorted({entry.file for entry in safetensors_io.entries(folder).values()})
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     size = sum(f.stat().st_size for f in files)
-    with tqdm(total=size, desc="hashing weights", unit="B", unit_scale=True, leave=False) as bar:
-        bar.disable = size < 1e9
+    look = {"unit": "B", "unit_scale": True, "leave": False, "disable": size < 1e9}
+    with tqdm(total=size, desc="hashing weights", **look) as bar:
         for path in files:
             with open(path, "rb") as file:
                 while block := file.read(1 << 24):
@@ -209,6 +209,9 @@ def train(cfg: config.Config) -> None:
     _, tokenizer = convert.inspect(folder, cfg.tokenizer)
     plan = Plan.of(cfg.data, tokenizer, cfg, "data")
     steps = input_pipeline.n_steps(len(plan.rows), cfg.batch, cfg.epochs)
+    heldout = cfg.heldout and Heldout(cfg.heldout, tokenizer, cfg, mesh)
+    if hasattr(cfg.bench, "check") and cfg.run.bench_at != "none":
+        cfg.bench.check()  # now, not after days of training
     who = identity(cfg, folder, tokenizer, plan.source)
     workdir.mkdir(parents=True, exist_ok=True)
     check_identity(workdir, who, cfg.run.force_resume)
@@ -219,7 +222,6 @@ def train(cfg: config.Config) -> None:
     print(f"{workdir}: {plan.describe()}, {steps} steps, mesh {dict(mesh.shape)}")
 
     bench(cfg, mesh, folder, "start", 0)
-    heldout = cfg.heldout and Heldout(cfg.heldout, tokenizer, cfg, mesh)
     model = fit(cfg, plan, heldout, steps, mesh, folder)
     if jax.process_index() == 0:
         stored = convert.stored_dtype(folder)
@@ -244,6 +246,8 @@ def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:
     if cfg.bench is not None and jax.process_count() == 1:
         at = {"both": [0, steps], "start": [0], "end": [steps], "none": []}[cfg.run.bench_at]
         wanted += [workdir / "eval" / f"step_{step}" / "scores.json" for step in at]
+    if hasattr(cfg.bench, "report"):
+        wanted.append(workdir / "report.html")
     return all(path.exists() for path in wanted)
 
 

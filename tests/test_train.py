@@ -248,6 +248,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(cfg):
         train.train(dataclasses.replace(cfg, optim=Optim(lr=1e30)))
 
 
+def test_a_bench_that_could_not_run_is_refused_before_training(cfg):
+    @dataclasses.dataclass(frozen=True)
+    class Impossible:
+        def check(self):
+            raise UserError("bench.path: nothing there")
+
+        def __call__(self, *_):
+            raise AssertionError("it was checked first")
+
+    run = dataclasses.replace(cfg.run, bench_at="end")
+    with pytest.raises(UserError, match="nothing there"):
+        train.train(dataclasses.replace(cfg, bench=Impossible(), run=run))
+    assert not Path(cfg.workdir).exists()
+
+
 def test_batch_and_mesh_that_do_not_fit_are_refused(cfg, monkeypatch):
     monkeypatch.setattr(train, "make_mesh", make_mesh)
     with pytest.raises(UserError, match="multiple of the 8 devices"):
