@@ -28,7 +28,7 @@ def normal(text: str) -> str:
     return " ".join(text.split()).rstrip(_END)
 
 
-def _unopened(text: str) -> str:
+def unopened(text: str) -> str:
     """Without an opening such as "The diagnosis result is"; line ends stay."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_QUOTES).strip()
     return _OPEN.sub("", text, count=1)
@@ -46,7 +46,7 @@ def same_label(prediction: str, gold: str, labels: tuple[str, ...]) -> bool:
 
     An answer that names another label too, or denies one, is wrong, wherever it stands.
     """
-    said, meant = _unopened(prediction), _words(_unopened(gold))
+    said, meant = unopened(prediction), _words(unopened(gold))
     if not meant:
         return False
     if _words(said) == meant:
@@ -81,7 +81,7 @@ _COMMA = re.compile(r"[\n\t;；、，]|,(?=\s|$)|(?<!\b\w)(?<![\d'′]),")
 
 
 def _items(text: str) -> set[str]:
-    items = (normal(item) for item in _COMMA.split(_unopened(text)))
+    items = (normal(item) for item in _COMMA.split(unopened(text)))
     return {re.sub(r"^(?:and |\d+[.)] |[-•] )", "", item) for item in items} - {""}
 
 

@@ -16,7 +16,7 @@ from eval.scorers import answers
 from eval.tasks import Task
 
 TEXT_METRICS = ("bleu1", "rouge1", "rougeL")
-_BLEU_TOKENIZER = {"zh": "zh", "ja": "char"}
+BLEU_TOKENIZER = {"zh": "zh", "ja": "char"}
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and ideographs
 
 
@@ -120,11 +120,11 @@ def _text(prediction: str, golds: tuple[str, ...], language: str, primary_only: 
 def _bleu(language: str):
     from sacrebleu.metrics import BLEU
 
-    tokenizer = _BLEU_TOKENIZER.get(language, "13a")
+    tokenizer = BLEU_TOKENIZER.get(language, "13a")
     return BLEU(tokenize=tokenizer, max_ngram_order=1, effective_order=True)
 
 
-class _Words:
+class Words:
     """A tokenizer for rouge-score, whose own drops every letter outside a to z."""
 
     pattern = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
@@ -137,4 +137,4 @@ class _Words:
 def _rouge():
     from rouge_score import rouge_scorer
 
-    return rouge_scorer.RougeScorer(list(TEXT_METRICS[1:]), tokenizer=_Words())
+    return rouge_scorer.RougeScorer(list(TEXT_METRICS[1:]), tokenizer=Words())
