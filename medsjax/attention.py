@@ -11,21 +11,23 @@ import jax.numpy as jnp
 BLOCK = 128  # queries at a time: keys after a block are never touched, scores stay small
 
 
-def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array):
+def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BS: jax.Array):
     """Token t attends to s <= t of the same segment; returns [B, T, N, H] in q's dtype.
 
-    Order in the row decides causality, not positions. Rows of padding (segment 0) attend to
-    padding: finite, and never read. Scores and softmax are float32.
+    The queries are those of the last T of the S tokens, T = S but where a prefix's keys stand
+    before. Order in the row decides causality, not positions. Rows of padding (segment 0) attend
+    to padding: finite, and never read. Scores and softmax are float32.
     """
     B, T, N, H = q_BTNH.shape
     q_BTKGH = q_BTNH.reshape(B, T, k_BSKH.shape[2], -1, H) * jnp.asarray(H**-0.5, q_BTNH.dtype)
+    before = k_BSKH.shape[1] - T
     blocks = [
         _attend_block(
             q_BTKGH[:, t : t + BLOCK],
-            k_BSKH[:, : t + BLOCK],
-            v_BSKH[:, : t + BLOCK],
-            segments_BT[:, t : t + BLOCK],
-            segments_BT[:, : t + BLOCK],
+            k_BSKH[:, : before + t + BLOCK],
+            v_BSKH[:, : before + t + BLOCK],
+            segments_BS[:, before + t : before + t + BLOCK],
+            segments_BS[:, : before + t + BLOCK],
         )
         for t in range(0, T, BLOCK)
     ]

@@ -113,10 +113,15 @@ class Block(nnx.Module):
         h_BTF = jax.nn.silu(gate_BTF) * up_BTF
         return x_BTD + jnp.einsum("BTF,DF->BTD", h_BTF, self.down_DF[...].astype(dtype))
 
-    def __call__(self, x_BTD: jax.Array, rope, segments_BT: jax.Array):
-        """The layer over whole rows; also gives k and v, which prefill keeps."""
+    def __call__(self, x_BTD: jax.Array, rope, segments_BS: jax.Array, past=None):
+        """The layer over whole rows; also gives k and v, which prefill keeps.
+
+        `past`: k and v [B, P, K, H] of P tokens before these, S = P + T.
+        """
         q, k, v = self.qkv(constrain(x_BTD, "fsdp", None, None), rope)
-        return self.finish(x_BTD, attend(q, k, v, segments_BT)), (k, v)
+        if past is not None:
+            k, v = (jnp.concatenate(pair, axis=1) for pair in zip(past, (k, v), strict=True))
+        return self.finish(x_BTD, attend(q, k, v, segments_BS)), (k, v)
 
 
 class Llama(nnx.Module):
@@ -163,20 +168,24 @@ class Llama(nnx.Module):
         output_VD = self.output_VD.astype(x_BTD.dtype)
         return jnp.einsum("BTD,VD->BTV", x_BTD, output_VD, preferred_element_type=jnp.float32)
 
-    def hidden(self, tokens_BT, positions_BT, segments_BT, *, remat: bool = False, keep_kv=False):
-        """Final normalised hidden states [B, T, D], and with `keep_kv` (k, v) [L, B, T, K, H].
+    def hidden(
+        self, tokens_BT, positions_BT, segments_BS, *, remat=False, keep_kv=False, past=None
+    ):
+        """Final normalised hidden states [B, T, D], and with `keep_kv` (k, v) [L, B, S, K, H].
 
-        `remat` keeps only each layer's input and recomputes the rest backward.
+        `remat` keeps only each layer's input and recomputes the rest backward. `past`: (k, v)
+        [L, B, P, K, H] of P tokens before these, whose segments come first: S = P + T, else T.
         """
         rope = rope_angles(positions_BT, self.dims)
 
-        def layer(x_BTD, block):
-            x_BTD, kv = block(x_BTD, rope, segments_BT)
+        def layer(x_BTD, block_and_past):
+            block, its_past = block_and_past
+            x_BTD, kv = block(x_BTD, rope, segments_BS, its_past)
             return x_BTD, kv if keep_kv else None
 
         layer = partial(jax.checkpoint, prevent_cse=False)(layer) if remat else layer
         x_BTD = constrain(self.embed(tokens_BT), "fsdp", None, None)
-        x_BTD, kv = jax.lax.scan(layer, x_BTD, self.blocks)
+        x_BTD, kv = jax.lax.scan(layer, x_BTD, (self.blocks, past))
         return rms_norm(x_BTD, self.norm_D[...], eps=self.dims.norm_eps), kv
 
     def __call__(self, tokens_BT, positions_BT=None, segments_BT=None) -> jax.Array:

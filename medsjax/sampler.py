@@ -1,12 +1,15 @@
 """Jitted prefill and decode over a KV cache: greedy, temperature, top-p.
 
-B batch, T prompt tokens, S cache length, K kv heads, G query heads a kv head, H head dim, L layers.
-Prompts are padded on the left, so that all rows of a batch write the same cache column. Lengths are
-rounded up to few sizes, so few shapes are compiled. The cache is a list per layer, [B, K, S, H].
+B batch, P shared tokens, T prompt tokens after them, S cache length, K kv heads, G query heads a kv
+head, H head dim, L layers. What all prompts of a batch begin with (the shots of a task) is computed
+once. What follows is padded on the left, so that all rows of a batch write the same cache column.
+Lengths are rounded to few sizes, so few shapes are compiled. The cache is a list per layer,
+[B, K, S, H]: the shared tokens, the padding, the rest of the prompt, the answer.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,42 +56,106 @@ def stream(
     seed: int = 0,
     mesh: Mesh | None = None,
     batch_size: int = 64,
+    groups: Sequence[Any] | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield (prompt number, generated ids without the stop id) as batches of like length finish.
 
     What a prompt gets does not depend on its batch: greedy is greedy, and a sampled token's key
-    comes from (seed, prompt number, step). `mesh` None: the mesh the model lies on.
+    comes from (seed, prompt number, step). `groups` says which prompts begin alike (one sortable
+    value a prompt): only these share a batch. `mesh` None: the mesh the model lies on. Where a
+    batch does not fit into memory, it and the following are halved.
     """
     for i, prompt in enumerate(prompts):
         if not len(prompt) or not 0 <= min(prompt) <= max(prompt) < model.dims.V:
             raise ValueError(f"prompt {i}: needs at least one id, all in [0, {model.dims.V})")
     mesh = mesh or model.embed_VD[...].sharding.mesh
+    groups = groups or [0] * len(prompts)
     order = sorted(
-        range(len(prompts)), key=lambda i: (_size(max_new_tokens[i]), len(prompts[i])), reverse=True
+        range(len(prompts)),
+        key=lambda i: (groups[i], -_size(max_new_tokens[i]), -len(prompts[i]), i),
     )
-    with jax.set_mesh(mesh):
+    stops = np.asarray(tokenizer.stop_ids, np.int32)
+    settings = (np.float32(temperature or 1.0), np.float32(top_p), np.uint32(seed))
+    with jax.set_mesh(mesh):  # not around the yield, where the caller's code runs
         blocks = _unstack(model)
-    for at in range(0, len(order), batch_size):
-        chosen = order[at : at + batch_size]
-        rows = min(_size(len(chosen), 1), batch_size)
-        rows += -rows % mesh.shape["fsdp"]
-        batch = _left_padded([prompts[i] for i in chosen], rows)
-        limits = np.zeros(rows, np.int32)
-        limits[: len(chosen)] = [max_new_tokens[i] for i in chosen]
-        numbers = np.zeros(rows, np.uint32)
-        numbers[: len(chosen)] = chosen
-        new = _size(int(limits.max()))
-        settings = (np.float32(temperature or 1.0), np.float32(top_p), np.uint32(seed))
-        stops = np.asarray(tokenizer.stop_ids, np.int32)
-        with jax.set_mesh(mesh):  # not around the yield, where the caller's code runs
-            logits, cache = _prefill(model, *batch, batch[0].shape[1] + new)
-            out, _ = _decode(
-                *(model, blocks, cache, logits, batch[1], limits, numbers, stops, settings),
-                greedy=temperature == 0.0,
-                new=new,
-            )
-        for i, ids in zip(chosen, np.asarray(out), strict=False):
+    prefixes = {}
+    while order:
+        chosen = [i for i in order[:batch_size] if groups[i] == groups[order[0]]]
+        batch = Batch.of(prompts, max_new_tokens, chosen, batch_size, mesh.shape["fsdp"])
+        try:
+            with jax.set_mesh(mesh):
+                out = _answer(model, blocks, batch, prefixes, stops, settings, temperature == 0.0)
+        except jax.errors.JaxRuntimeError as error:
+            rows = len(batch.starts_B)
+            if "RESOURCE_EXHAUSTED" not in str(error) or rows <= mesh.shape["fsdp"]:
+                raise
+            batch_size = rows // 2
+            print(f"sampler: out of memory with {rows} rows; going on with {batch_size}")
+            continue
+        order = order[len(chosen) :]
+        for i, ids in zip(chosen, out, strict=False):
             yield i, ids[: int(np.argmax(np.append(ids, -1) < 0))].tolist()
+
+
+class Batch(NamedTuple):
+    """Prompts side by side, and what they share."""
+
+    prefix: tuple[int, ...]  # ids that all begin with; its length is 0 or a compiled size
+    tokens_BT: np.ndarray  # the rest, ending at the last column
+    starts_B: np.ndarray  # where each rest begins
+    limits_B: np.ndarray  # new tokens
+    numbers_B: np.ndarray  # the prompts' numbers
+
+    @classmethod
+    def of(cls, prompts, max_new_tokens, chosen: list[int], batch_size: int, multiple: int):
+        """The prompts `chosen`, in a compiled number of rows that is a multiple of `multiple`."""
+        rows = min(_size(len(chosen), 1), batch_size)
+        rows += -rows % multiple
+        prefix = _common_prefix([prompts[i] for i in chosen])
+        rests = [prompts[i][len(prefix) :] for i in chosen]
+        limits, numbers = np.zeros(rows, np.int32), np.zeros(rows, np.uint32)
+        limits[: len(chosen)] = [max_new_tokens[i] for i in chosen]
+        numbers[: len(chosen)] = chosen
+        return cls(prefix, *_left_padded(rests, rows), limits, numbers)
+
+
+SHORTEST_PREFIX = 256  # below it, sharing saves less than another compiled shape costs
+ROUND = 256  # to whose multiples a cache with shared tokens is rounded, for fewer shapes
+
+
+def _common_prefix(prompts: list[Sequence[int]]) -> tuple[int, ...]:
+    """What all begin with, cut to a compiled size; never all of a prompt."""
+    if len(prompts) == 1:
+        return ()
+    first, last = (np.asarray(chosen(prompts, key=tuple)) for chosen in (min, max))
+    n = min(len(first), len(last)) - 1  # in sorted order, the first and the last share the least
+    differ = np.flatnonzero(first[:n] != last[:n])
+    shared = int(differ[0]) if differ.size else n
+    length = max((size for size in SIZES if SHORTEST_PREFIX <= size <= shared), default=0)
+    return tuple(int(i) for i in first[:length])
+
+
+def _answer(model, blocks, batch: Batch, prefixes: dict, stops, settings, greedy: bool):
+    """Generated ids int32[B, new], -1 after the end. `prefixes` keeps the last prefix's (k, v)."""
+    past = None
+    if batch.prefix:
+        if batch.prefix not in prefixes:
+            prefixes.clear()
+            prefixes[batch.prefix] = _prefix_kv(model, np.array([batch.prefix], np.int32))
+        past = prefixes[batch.prefix]
+    new = _size(int(batch.limits_B.max()))
+    P = len(batch.prefix)
+    first = P + batch.tokens_BT.shape[1]  # column of the first new token
+    S = first + new
+    logits, cache = _prefill(
+        model, past, batch.tokens_BT, batch.starts_B, S + (-S % ROUND if P else 0)
+    )
+    columns = (np.int32(P), P + batch.starts_B, np.int32(first))
+    rows = (batch.limits_B, batch.numbers_B)
+    out, _ = _decode(
+        *(model, blocks, cache, logits, columns, rows, stops, settings), greedy=greedy, new=new
+    )
+    return np.asarray(out)
 
 
 def _size(n: int, smallest: int = 32) -> int:
@@ -111,31 +178,45 @@ def _unstack(model: Llama) -> list[Block]:
     return [jax.tree.map(lambda a, i=i: a[i], model.blocks) for i in range(model.dims.L)]
 
 
-@partial(jax.jit, static_argnums=3)
-def _prefill(model: Llama, tokens_BT, starts_B, S: int):
-    """Logits of the last prompt token [B, V], and each layer's (k, v) [B, K, S, H]."""
-    T = tokens_BT.shape[1]
-    columns_BT = jnp.arange(T) - starts_B[:, None]
-    x_BTD, (k, v) = model.hidden(
-        tokens_BT, jnp.maximum(columns_BT, 0), (columns_BT >= 0).astype(jnp.int32), keep_kv=True
-    )
+@jax.jit
+def _prefix_kv(model: Llama, tokens_1P):
+    """(k, v) [L, 1, P, K, H] of the shared tokens."""
+    positions = jnp.arange(tokens_1P.shape[1])[None]
+    return model.hidden(tokens_1P, positions, jnp.ones_like(positions), keep_kv=True)[1]
 
-    def grow(kv_BTKH):
-        return jnp.pad(kv_BTKH.swapaxes(1, 2), ((0, 0), (0, 0), (0, S - T), (0, 0)))
+
+@partial(jax.jit, static_argnums=4)
+def _prefill(model: Llama, past, tokens_BT, starts_B, S: int):
+    """Logits of the last prompt token [B, V], and each layer's (k, v) [B, K, S, H]."""
+    B, T = tokens_BT.shape
+    columns_BT = jnp.arange(T) - starts_B[:, None]
+    segments_BS = (columns_BT >= 0).astype(jnp.int32)
+    positions_BT = jnp.maximum(columns_BT, 0)
+    if past is not None:
+        P = past[0].shape[2]
+        past = jax.tree.map(lambda a: jnp.broadcast_to(a, (a.shape[0], B, *a.shape[2:])), past)
+        segments_BS = jnp.concatenate([jnp.ones((B, P), jnp.int32), segments_BS], axis=1)
+        positions_BT += P
+    x_BTD, (k, v) = model.hidden(tokens_BT, positions_BT, segments_BS, keep_kv=True, past=past)
+
+    def grow(kv_BSKH):
+        room = S - kv_BSKH.shape[1]
+        return jnp.pad(kv_BSKH.swapaxes(1, 2), ((0, 0), (0, 0), (0, room), (0, 0)))
 
     cache = [(grow(k[i]), grow(v[i])) for i in range(model.dims.L)]
     return model.unembed(x_BTD[:, -1:])[:, 0], cache
 
 
 @partial(jax.jit, static_argnames=("greedy", "new"), donate_argnums=2)
-def _decode(
-    model, blocks, cache, logits_BV, starts_B, limits_B, numbers_B, stops, settings, *, greedy, new
-):
+def _decode(model, blocks, cache, logits_BV, columns, rows, stops, settings, *, greedy, new):
     """Generated ids int32[B, new], -1 from a row's stop id or limit on; ends when all rows have.
 
-    The spent cache is returned too: a donated buffer needs an output to live in.
+    `columns`: those before the first are shared; a row's own begin at the second [B]; the third
+    is the first new token's. `rows`: (limits, prompt numbers). The spent cache is returned too: a
+    donated buffer needs an output to live in.
     """
-    B, T = logits_BV.shape[0], cache[0][0].shape[2] - new
+    (shared, starts_B, first), (limits_B, numbers_B) = columns, rows
+    B = logits_BV.shape[0]
 
     def choose(logits_BV, step):
         if greedy:
@@ -147,7 +228,7 @@ def _decode(
         token_B = choose(logits_BV, step)
         done_B |= (token_B[:, None] == stops).any(-1) | (step >= limits_B)
         out_BT = out_BT.at[:, step].set(jnp.where(done_B, -1, token_B))
-        logits_BV, cache = _step(model, blocks, cache, token_B, T + step, starts_B)
+        logits_BV, cache = _step(model, blocks, cache, token_B, first + step, shared, starts_B)
         return step + 1, logits_BV, done_B, out_BT, cache
 
     def unfinished(state):
@@ -158,12 +239,14 @@ def _decode(
     return jax.lax.while_loop(unfinished, body, state)[3:]
 
 
-def _step(model: Llama, blocks, cache, token_B, column, starts_B):
+def _step(model: Llama, blocks, cache, token_B, column, shared, starts_B):
     """One token a row through all layers: logits [B, V] and the cache with `column` written."""
-    rope = rope_angles((column - starts_B)[:, None], model.dims)
+    rope = rope_angles((column - starts_B + shared)[:, None], model.dims)
     x_BTD, grown = model.embed(token_B[:, None]), []
     S = cache[0][0].shape[2]
-    seen_BS = (jnp.arange(S) >= starts_B[:, None]) & (jnp.arange(S) <= column)
+    columns_S = jnp.arange(S)
+    own_BS = (columns_S >= starts_B[:, None]) & (columns_S <= column)
+    seen_BS = own_BS | (columns_S < shared)
     for block, (k_BKSH, v_BKSH) in zip(blocks, cache, strict=True):
         q, k, v = block.qkv(x_BTD, rope)
         at = (0, 0, column, 0)

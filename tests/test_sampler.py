@@ -73,6 +73,52 @@ def test_greedy_on_a_mesh(tiny_folder, tokenizer, expected):
     assert stream(model, tokenizer, PROMPTS[:3], 24) == [expected(i) for i in range(3)]
 
 
+@pytest.mark.parametrize("device_mesh", [None, (4, 2)])
+def test_what_prompts_share_is_computed_once_and_changes_nothing(
+    device_mesh, tiny_loaded, tiny_folder, tokenizer, monkeypatch
+):
+    """Two groups of prompts that begin alike, and one prompt that begins like no other."""
+    model = tiny_loaded[0]
+    if device_mesh:
+        model, _ = convert.load(tiny_folder, make_mesh(*device_mesh), "float32")
+    shots = [tiny.tokens(1, n, seed=n)[0].tolist() for n in (48, 70)]
+    prompts = [shot + prompt for prompt in PROMPTS for shot in shots] + [PROMPTS[2]]
+    groups = [0, 1] * len(PROMPTS) + [2]
+    plain = stream(model, tokenizer, prompts, 24)
+    calls = []
+    prefix_kv = sampler._prefix_kv
+    monkeypatch.setattr(sampler, "SHORTEST_PREFIX", 32)
+    monkeypatch.setattr(sampler, "_prefix_kv", lambda *a: calls.append(a[1].size) or prefix_kv(*a))
+    assert stream(model, tokenizer, prompts, 24, groups=groups, batch_size=4) == plain
+    assert calls == [48, 64]  # each once, cut to a compiled size
+
+
+def test_out_of_memory_halves_the_batch(tiny_loaded, tokenizer, expected, monkeypatch, capsys):
+    tried = []
+    decode = sampler._decode
+
+    def small_memory(model, blocks, cache, logits_BV, *rest, **settings):
+        tried.append(len(logits_BV))
+        if len(logits_BV) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
+        return decode(model, blocks, cache, logits_BV, *rest, **settings)
+
+    monkeypatch.setattr(sampler, "_decode", small_memory)
+    got = stream(tiny_loaded[0], tokenizer, PROMPTS, 24)
+    assert got == [expected(i) for i in range(len(PROMPTS))]
+    assert tried[:5] == [32, 16, 8, 4, 2] and set(tried[5:]) == {2}
+    assert "out of memory" in capsys.readouterr().out
+
+
+def test_other_errors_of_the_device_are_not_swallowed(tiny_loaded, tokenizer, monkeypatch):
+    def broken(*args, **settings):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(sampler, "_decode", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        stream(tiny_loaded[0], tokenizer, PROMPTS, 24)
+
+
 @pytest.mark.parametrize("case", ["llama2", "llama3.1", "llama3.2"])
 def test_greedy_equals_transformers(case, models, tokenizer):
     stored = json.loads((make_references.FOLDER / "greedy.json").read_text())[case]
