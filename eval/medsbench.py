@@ -5,6 +5,7 @@ A prompt is the task's original definition, shots from its training file, and th
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from eval.tasks import TASKS
 from medsjax import checkpoint, sampler
 from medsjax.errors import UserError
 
+PAPER_N = 1500  # items of a task, where the paper does not tell
+
 
 @dataclass(frozen=True)
 class MedSBench:
@@ -31,8 +34,8 @@ class MedSBench:
     shots: int = 3  # at most; multiple choice always has none
     layout: Literal["official", "paper"] = "official"  # of the prompt; see data/prompts.py
     draw: Literal["fixed", "per_item"] = "fixed"  # the same shots for all items of a task, or not
-    limit: int = 0  # the first so many items of each task; 0: all
-    seed: int = 0  # of the draw of shots and of the bootstrap
+    limit: int = 0  # items of each task, drawn by seed; 0: as many as the paper's, -1: all
+    seed: int = 0  # of the draws of shots and of items, and of the bootstrap
     length: int = 2048  # tokens of prompt and answer together
     max_new_tokens: int = 1000  # a cap over each task's own number
     batch: int = 64  # prompts generated side by side
@@ -58,6 +61,9 @@ class MedSBench:
         else:
             rows = self._predict(model, tokenizer, bench, pools, names, folder)
             config = {"path": self.path, "shots_from": self.shots_from, "step": step, **settings}
+            predictions.write_leaderboard(
+                folder, rows, lambda row: _record(bench, row["task"], row["index"]).input
+            )
             found = self._score(rows, config, bench, pools, names)
             predictions.write_atomic(folder / "scores.json", json.dumps(found, indent=1) + "\n")
         start = folder.parent / "step_0" / "scores.json"
@@ -67,7 +73,7 @@ class MedSBench:
 
     def check(self) -> tuple[Built, Built | None, list[str]]:
         """The test items, the training items, the tasks to score; refuses what could not run."""
-        lowest = {"shots": 0, "limit": 0, "length": 2, "max_new_tokens": 1, "batch": 1}
+        lowest = {"shots": 0, "limit": -1, "length": 2, "max_new_tokens": 1, "batch": 1}
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise UserError(f"bench.{name}: {getattr(self, name)} is below {low}")
@@ -90,7 +96,7 @@ class MedSBench:
         self, model, tokenizer, bench: Built, pools: Built | None, names: list[str], folder: Path
     ) -> list[Row]:
         """All rows in the order of tasks and items; what is missing is generated and appended."""
-        keys = [(name, i) for name in names for i in range(self._items(bench, name))]
+        keys = [(name, i) for name in names for i in self._items(bench, name)]
         rows = predictions.read(folder)
         missing = [key for key in keys if key not in rows]
         if missing:
@@ -113,9 +119,13 @@ class MedSBench:
             )
         return new
 
-    def _items(self, bench: Built, name: str) -> int:
-        n = bench.tasks[name].n
-        return min(n, self.limit) if self.limit else n
+    def _items(self, bench: Built, name: str) -> list[int]:
+        """The numbers of the items to score, in the file's order."""
+        n, wanted = bench.tasks[name].n, self.limit or TASKS[name].n or PAPER_N
+        if wanted < 0 or wanted >= n:
+            return list(range(n))
+        rng = np.random.default_rng(prompts.number("items", self.seed, name))
+        return sorted(rng.permutation(n)[:wanted].tolist())
 
     def _generate(
         self, model, tokenizer, bench: Built, pools: Built | None, keys: list[Key], total: int
@@ -123,17 +133,31 @@ class MedSBench:
         """The rows of `keys`, in the order in which the sampler's batches finish."""
         bar = tqdm(keys, desc="prompts", unit="item", delay=2, leave=False)
         items = [self._prompt(tokenizer, bench, pools, key) for key in bar]
+        limits = [item.max_new_tokens for item in items]
+        read = sum(len(item.ids) for item in items)
+        print(
+            f"bench: {len(items):,} requests, {read:,} prompt tokens, {sum(limits):,} new at most"
+        )
+        start, first = time.monotonic(), min(self.batch, len(items))
         outputs = sampler.stream(
             model,
             tokenizer,
             [item.ids for item in items],
-            [item.max_new_tokens for item in items],
+            limits,
             batch_size=self.batch,
+            groups=[(item.row["task"], item.row["n_shots"]) for item in items],
         )
         with tqdm(desc="bench", unit="item", total=total, initial=total - len(keys)) as bar:
-            for i, ids in outputs:
+            for done, (i, ids) in enumerate(outputs, 1):
                 yield {**items[i].row, "prediction": tokenizer.decode(ids).strip()}
                 bar.update()
+                if done == first < len(items):
+                    took = time.monotonic() - start
+                    all_of_it = took * len(items) / first / 60
+                    bar.write(
+                        f"bench: the first {first} took {took:.0f} s with compiling; "
+                        f"at that pace {all_of_it:.0f} min in all"
+                    )
 
     def _prompt(self, tokenizer, bench: Built, pools: Built | None, key: Key) -> "Item":
         """One item's prompt, in what its answer leaves of `length`.
@@ -141,8 +165,7 @@ class MedSBench:
         Whole shots go first, from the front; then the input loses its beginning.
         """
         name, index = key
-        info = bench.tasks[name]
-        record = bench[info.start + index]
+        info, record = bench.tasks[name], _record(bench, name, index)
         shots = []
         if k := min(TASKS[name].shots, self.shots):
             pool = Pool.of(pools if pools and name in pools.tasks else bench, name)
@@ -203,6 +226,10 @@ class Pool:
 
     def __getitem__(self, i: int) -> Record:
         return self.built[self.start + i]
+
+
+def _record(bench: Built, name: str, index: int) -> Record:
+    return bench[bench.tasks[name].start + index]
 
 
 def _scored_tasks(bench: Built, path: str, wanted: tuple[str, ...]) -> list[str]:

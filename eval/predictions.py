@@ -2,15 +2,20 @@
 
 `predictions.jsonl` holds objects with the keys task, index (the item's number in its task), id,
 n_shots, dropped_shots, cut_chars, prompt_tokens, prediction, gold (a list) and sum, a checksum of
-the rest. `settings.json` holds what the predictions depend on; other settings are refused.
+the rest. `settings.json` holds what the predictions depend on; other settings are refused. At the
+end `leaderboard/` gets the same as the benchmark's leaderboard takes it: a CSV file a category.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.tasks import TASKS
 from medsjax.errors import UserError
 
 Row = dict[str, Any]
@@ -91,3 +96,22 @@ def read(folder: Path) -> dict[Key, Row]:
 
 def write(folder: Path, rows: list[Row]) -> None:
     write_atomic(folder / "predictions.jsonl", "".join(map(line, rows)))
+
+
+def write_leaderboard(folder: Path, rows: list[Row], input_of: Callable[[Row], str]) -> None:
+    """CSV files with the columns task_id, input, GT (the first gold) and output.
+
+    Cells are as they are, formulas and all: a scorer is to read them, not a spreadsheet.
+    """
+    by_category: dict[str, list[Row]] = {}
+    for row in rows:
+        by_category.setdefault(TASKS[row["task"]].category.replace(" ", "_"), []).append(row)
+    model = folder.resolve().name.replace("_", "-")  # the leaderboard takes what follows the last _
+    for category, its in by_category.items():
+        text = io.StringIO()
+        lines = csv.writer(text)
+        lines.writerow(("task_id", "input", "GT", "output"))
+        for row in its:
+            lines.writerow((row["task"], input_of(row), row["gold"][0], row["prediction"]))
+        name = f"eval_results_{category}_1_context_1_oriINS_{model}.csv"
+        write_atomic(folder / "leaderboard" / name, text.getvalue())

@@ -61,30 +61,31 @@ def stream(
     """Yield (prompt number, generated ids without the stop id) as batches of like length finish.
 
     What a prompt gets does not depend on its batch: greedy is greedy, and a sampled token's key
-    comes from (seed, prompt number, step). `groups` says which prompts begin alike (one sortable
-    value a prompt): only these share a batch. `mesh` None: the mesh the model lies on. Where a
+    comes from (seed, prompt number, step). `groups`, one value a prompt, says which prompts begin
+    alike. `mesh` None: the mesh the model lies on. Where a
     batch does not fit into memory, it and the following are halved.
     """
     for i, prompt in enumerate(prompts):
         if not len(prompt) or not 0 <= min(prompt) <= max(prompt) < model.dims.V:
             raise ValueError(f"prompt {i}: needs at least one id, all in [0, {model.dims.V})")
     mesh = mesh or model.embed_VD[...].sharding.mesh
-    groups = groups or [0] * len(prompts)
+    prefixes = _common_prefixes(prompts, groups or [0] * len(prompts))
     order = sorted(
         range(len(prompts)),
-        key=lambda i: (groups[i], -_size(max_new_tokens[i]), -len(prompts[i]), i),
+        key=lambda i: (prefixes[i], -_size(max_new_tokens[i]), -len(prompts[i]), i),
     )
     stops = np.asarray(tokenizer.stop_ids, np.int32)
     settings = (np.float32(temperature or 1.0), np.float32(top_p), np.uint32(seed))
     with jax.set_mesh(mesh):  # not around the yield, where the caller's code runs
         blocks = _unstack(model)
-    prefixes = {}
+    past: dict[tuple[int, ...], Any] = {}
     while order:
-        chosen = [i for i in order[:batch_size] if groups[i] == groups[order[0]]]
-        batch = Batch.of(prompts, max_new_tokens, chosen, batch_size, mesh.shape["fsdp"])
+        prefix = prefixes[order[0]]
+        chosen = [i for i in order[:batch_size] if prefixes[i] == prefix]
+        batch = Batch.of(prefix, prompts, max_new_tokens, chosen, batch_size, mesh.shape["fsdp"])
         try:
             with jax.set_mesh(mesh):
-                out = _answer(model, blocks, batch, prefixes, stops, settings, temperature == 0.0)
+                out = _answer(model, blocks, batch, past, stops, settings, temperature == 0.0)
         except jax.errors.JaxRuntimeError as error:
             rows = len(batch.starts_B)
             if "RESOURCE_EXHAUSTED" not in str(error) or rows <= mesh.shape["fsdp"]:
@@ -107,11 +108,10 @@ class Batch(NamedTuple):
     numbers_B: np.ndarray  # the prompts' numbers
 
     @classmethod
-    def of(cls, prompts, max_new_tokens, chosen: list[int], batch_size: int, multiple: int):
+    def of(cls, prefix, prompts, max_new_tokens, chosen: list[int], batch_size: int, multiple: int):
         """The prompts `chosen`, in a compiled number of rows that is a multiple of `multiple`."""
         rows = min(_size(len(chosen), 1), batch_size)
         rows += -rows % multiple
-        prefix = _common_prefix([prompts[i] for i in chosen])
         rests = [prompts[i][len(prefix) :] for i in chosen]
         limits, numbers = np.zeros(rows, np.int32), np.zeros(rows, np.uint32)
         limits[: len(chosen)] = [max_new_tokens[i] for i in chosen]
@@ -123,32 +123,37 @@ SHORTEST_PREFIX = 256  # below it, sharing saves less than another compiled shap
 ROUND = 256  # to whose multiples a cache with shared tokens is rounded, for fewer shapes
 
 
-def _common_prefix(prompts: list[Sequence[int]]) -> tuple[int, ...]:
-    """What all begin with, cut to a compiled size; never all of a prompt."""
-    if len(prompts) == 1:
-        return ()
-    first, last = (np.asarray(chosen(prompts, key=tuple)) for chosen in (min, max))
-    n = min(len(first), len(last)) - 1  # in sorted order, the first and the last share the least
-    differ = np.flatnonzero(first[:n] != last[:n])
-    shared = int(differ[0]) if differ.size else n
-    length = max((size for size in SIZES if SHORTEST_PREFIX <= size <= shared), default=0)
-    return tuple(int(i) for i in first[:length])
+def _common_prefixes(prompts, groups: Sequence[Any]) -> list[tuple[int, ...]]:
+    """For each prompt what all of its group begin with, cut to a compiled size; often nothing."""
+    members: dict[Any, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    prefixes: list[tuple[int, ...]] = [()] * len(prompts)
+    for its in members.values():
+        ids = [tuple(map(int, prompts[i])) for i in its]
+        first, last = min(ids), max(ids)  # in sorted order these share the least
+        shared = 0
+        while shared < min(map(len, ids)) - 1 and first[shared] == last[shared]:
+            shared += 1  # never all of a prompt
+        size = max((s for s in SIZES if SHORTEST_PREFIX <= s <= shared), default=0)
+        for i in its if len(its) > 1 else ():
+            prefixes[i] = first[:size]
+    return prefixes
 
 
-def _answer(model, blocks, batch: Batch, prefixes: dict, stops, settings, greedy: bool):
-    """Generated ids int32[B, new], -1 after the end. `prefixes` keeps the last prefix's (k, v)."""
-    past = None
-    if batch.prefix:
-        if batch.prefix not in prefixes:
-            prefixes.clear()
-            prefixes[batch.prefix] = _prefix_kv(model, np.array([batch.prefix], np.int32))
-        past = prefixes[batch.prefix]
+def _answer(model, blocks, batch: Batch, past: dict, stops, settings, greedy: bool):
+    """Generated ids int32[B, new], -1 after the end. `past` keeps the last prefix's (k, v)."""
+    if batch.prefix not in past:
+        past.clear()
+        past[batch.prefix] = None
+        if batch.prefix:
+            past[batch.prefix] = _prefix_kv(model, np.array([batch.prefix], np.int32))
     new = _size(int(batch.limits_B.max()))
     P = len(batch.prefix)
     first = P + batch.tokens_BT.shape[1]  # column of the first new token
     S = first + new
     logits, cache = _prefill(
-        model, past, batch.tokens_BT, batch.starts_B, S + (-S % ROUND if P else 0)
+        model, past[batch.prefix], batch.tokens_BT, batch.starts_B, S + (-S % ROUND if P else 0)
     )
     columns = (np.int32(P), P + batch.starts_B, np.int32(first))
     rows = (batch.limits_B, batch.numbers_B)

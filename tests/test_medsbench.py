@@ -3,8 +3,10 @@
 The oracle sees only what a model sees, the prompt's ids, and answers with the golds it was told.
 """
 
+import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from eval import predictions, run
 from eval.medsbench import MedSBench
+from eval.tasks import TASKS
 from medsjax import config, sampler
 from medsjax.errors import UserError
 
@@ -217,9 +220,35 @@ def test_multiple_choice_has_no_shots_and_the_bare_input(bench, tmp_path, monkey
     assert prompts[2] == f"Define task57.{question('task57', 2)}"
 
 
-def test_limit_takes_the_first_items(bench, tmp_path, monkeypatch):
-    _, scores, rows = prompts_of(replace(bench, limit=2), tmp_path, monkeypatch, "task29")
-    assert [index for _, index in rows] == [0, 1] and scores["n-samples"] == {"task29": 2}
+def test_limit_draws_items_by_the_seed(bench, tmp_path, monkeypatch):
+    drawn = []
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        limited = replace(bench, limit=2, seed=seed)
+        folder.mkdir()
+        _, scores, rows = prompts_of(limited, folder, monkeypatch, "task29")
+        indices = [index for _, index in rows]
+        assert indices == sorted(set(indices)) and scores["n-samples"] == {"task29": 2}
+        drawn.append(tuple(indices))
+    assert len(set(drawn)) > 1
+
+
+def test_the_papers_number_of_items_is_the_default(bench):
+    big = SimpleNamespace(tasks={name: SimpleNamespace(n=5000) for name in TASKS})
+    for name, task in TASKS.items():
+        assert len(bench._items(big, name)) == (task.n or 1500)
+        assert len(replace(bench, limit=-1)._items(big, name)) == 5000
+
+
+def test_the_leaderboards_files_hold_every_answer(bench, tmp_path, monkeypatch):
+    _, _, rows = prompts_of(bench, tmp_path, monkeypatch, "task29")
+    (file,) = (tmp_path / "out" / "leaderboard").iterdir()
+    assert file.name == "eval_results_Information_Extraction_1_context_1_oriINS_out.csv"
+    with open(file, encoding="utf-8", newline="") as text:
+        lines = list(csv.DictReader(text))
+    assert [line["output"] for line in lines] == [row["prediction"] for row in rows.values()]
+    assert [line["GT"] for line in lines] == [row["gold"][0] for row in rows.values()]
+    assert all(line["task_id"] == "task29" and line["input"] for line in lines)
 
 
 def test_too_long_loses_shots_first_then_the_input_begins_later(bench, tmp_path, monkeypatch):
