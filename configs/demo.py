@@ -18,7 +18,7 @@ def get_config() -> Config:
         model="data/sample/base",
         data=MedSIns(path=sample, part="train", few_shot=0.25),
         heldout=MedSIns(path=sample, part="heldout", few_shot=0.25),
-        bench=MedSBench(length=512, max_new_tokens=64),
+        bench=MedSBench(limit=-1, length=512, max_new_tokens=64),
         length=512,
         batch=8,
         epochs=2.0,

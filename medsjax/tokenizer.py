@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ SIDECARS = (
     "generation_config.json",
 )
 Turns = list[tuple[str, str]]
+# What stands around a turn's text: ids of its header, text glued to it, ids of its end, and of the
+# gap before the next turn.
+Frame = tuple[list[int], str, list[int], list[int]]
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Tokenizer:
     stop_ids: tuple[int, ...]
     style: str  # llama3 | chatml | plain
     files: dict[str, bytes] = field(repr=False)  # name -> content, copied verbatim on export
+    _frames: dict[str, Frame] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, source: str | Path, model: str | Path | None = None) -> "Tokenizer":
@@ -91,30 +96,33 @@ class Tokenizer:
         ids = [] if self.bos_id is None else [self.bos_id]
         targets = 0
         for role, text in turns:
-            head, body, end, gap = self._turn(role, text.strip())
-            ids += head + body + end + gap
-            targets = len(body + end) if role == "assistant" else 0
+            head, glued, end, gap = self._frame(role)
+            answer = self.encode(text.strip() + glued) + end
+            ids += head + answer + gap
+            targets = len(answer) if role == "assistant" else 0
         if targets:
             ids = ids[: len(ids) - len(gap)]  # an answer stops at its end token
         else:
-            ids += self._turn("assistant", "")[0]
+            ids += self._frame("assistant")[0]
         mask = np.zeros(len(ids), bool)
         mask[len(ids) - targets :] = True
         return np.asarray(ids, np.int32), mask
 
-    def _turn(self, role: str, text: str) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Ids of a turn's header, its text, its end token, and what stands before the next turn."""
-        body, special = self.encode(text), self.codec.id
+    def _frame(self, role: str) -> Frame:
+        if role not in self._frames:  # a handful of roles, and every example asks for them
+            self._frames[role] = self._new_frame(role)
+        return self._frames[role]
+
+    def _new_frame(self, role: str) -> Frame:
+        special = self.codec.id
         if self.style == "llama3":
             start, end = special("<|start_header_id|>"), special("<|end_header_id|>")
             head = [start, *self.encode(role), end, *self.encode("\n\n")]
-            return head, body, [special("<|eot_id|>")], []
+            return head, "", [special("<|eot_id|>")], []
         if self.style == "chatml":
             head = [special("<|im_start|>"), *self.encode(f"{role}\n")]
-            return head, body, [special("<|im_end|>")], self.encode("\n")
-        if role == "assistant":
-            return [], body, [self.codec.eos_id], []
-        return [], self.encode(f"{text}\n\n"), [], []
+            return head, "", [special("<|im_end|>")], self.encode("\n")
+        return ([], "", [self.codec.eos_id], []) if role == "assistant" else ([], "\n\n", [], [])
 
 
 def _open_codec(source: Path) -> "HFCodec | SentencePieceCodec":
