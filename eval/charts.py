@@ -155,6 +155,34 @@ def curve(
         return _svg(figure, name, title)
 
 
+def radar(
+    axes_names: Sequence[str], series: dict[str, Sequence[float | None]], title: str
+) -> Markup:
+    """A polygon a series over as many axes, 0 to 100, ours last; None leaves a corner out."""
+    angles = 2 * np.pi * np.arange(len(axes_names)) / len(axes_names)
+    looks = ((BEFORE, "--"), (TRIVIAL, ":"), (AFTER, "-"))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+        axes = figure.add_subplot(projection="polar")
+        for (name, values), (colour, line) in zip(
+            series.items(), looks[-len(series) :], strict=True
+        ):
+            known = [(a, v) for a, v in zip(angles, values, strict=True) if v is not None]
+            if known:
+                x, y = zip(*known, known[0], strict=True)
+                axes.plot(x, y, line, color=colour, linewidth=1.6, marker="o", ms=4, label=name)
+        axes.set_ylim(0, 100)
+        axes.set_xticks(angles, axes_names)
+        axes.set_yticks([20, 40, 60, 80, 100])
+        axes.set_theta_zero_location("N")
+        axes.set_theta_direction(-1)
+        axes.grid(color=FAINT)
+        axes.spines["polar"].set_color(FAINT)
+        axes.tick_params(length=0)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+        return _svg(figure, "radar", title)
+
+
 def thin(points: Sequence[tuple[float, float]]) -> np.ndarray:
     """At most MOST_POINTS points, each the mean of its neighbours: [2, n]. One NaN makes a gap."""
     group = math.ceil(len(points) / MOST_POINTS)

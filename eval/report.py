@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval import charts, predictions
+from eval import charts, predictions, versus
 from eval.runs import Evaluation, Mark, Run, mean_of, number, read
 from eval.tasks import TASKS
 from medsjax.errors import UserError, run_main
@@ -48,7 +48,6 @@ POOLED = {
     name for task in TASKS.values() if task.pool for name in (task.id, task.pool)
 }  # in no mean
 COMPARED = ("layout", "draw", "seed", "length", "max_new_tokens", "data", "shots_data")
-SAMPLE = "medsjax sample"  # the Source of the bundled tasks, which only borrow the ids
 
 
 def write(runs: list[Path], out: Path, examples: int = 0) -> None:
@@ -93,7 +92,20 @@ def render(runs: list[Run], examples: int = 0) -> str:
         settings=settings(run),
         examples=some_predictions(run, examples) if examples else [],
         difference=difference,
+        paper=versus.tables(run.after) if run.after else [],
+        radar=radar(run),
+        skills=versus.skills(run.after) if run.after else {},
     )
+
+
+def radar(run: Run):
+    """The categories of the paper's overview, ours among two of its models; "" without ours."""
+    if not run.after:
+        return ""
+    axes, series = versus.radar(run.after)
+    if not any(value is not None for value in series["this run"]):
+        return ""
+    return charts.radar(axes, series, "Categories of the paper's overview, percent")
 
 
 def count(n: int | None, word: str = "") -> str:
@@ -129,7 +141,7 @@ def task_row(task: str, run: Run) -> dict[str, Any]:
         "trivial": trivial,
         "cleared": cleared,
         "verdict": "–" if cleared is None else word if cleared else f"not {word}",
-        "sample": about.get("source") == SAMPLE,
+        "sample": about.get("source") == versus.SAMPLE,
         "leave_one_out": bool(about.get("leave_one_out")),
         "counted": task not in POOLED,
     }

@@ -8,6 +8,8 @@ as in its Table 2.
 from dataclasses import dataclass
 from typing import Literal
 
+from data.catalog import CATALOG
+
 Kind = Literal["choice", "label", "span", "ner", "multilabel", "text"]
 
 PRIMARY = {
@@ -49,11 +51,28 @@ class Task:
         return MAX_NEW_TOKENS[self.kind]
 
     @property
+    def skill(self) -> Literal["recall", "retrieval"]:
+        """What the task takes: facts known by heart, or found in the input.
+
+        The paper sorts its tasks so without printing the list; this is our sorting.
+        """
+        return "recall" if self.id in RECALL or self.category == "Rationale" else "retrieval"
+
+    @property
+    def file(self) -> str:
+        """Stem of the task's file in MedS-Ins, typos and all; "" where it is not known."""
+        return CATALOG[self.id].name
+
+    @property
     def primary(self) -> str:
         """The metric that stands for the task in means and tables."""
         return PRIMARY[self.kind]
 
 
+# Questions of knowledge; PubMedQA (task123) brings the abstract that answers it.
+RECALL = frozenset(
+    f"task{i}" for i in (57, 122, 58, 59, 60, 61, 129, 46, 50, 130, 131, 117, 118, 119)
+)
 YES_NO = ("yes", "no", "maybe")
 TRUE_FALSE = ("true", "false")
 NLI = ("entailment", "contradiction", "neutral")
