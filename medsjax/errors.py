@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a command's `main`, turning a `UserError` into one line on stderr and exit code 2."""
+    """Run a command's `main`; a `UserError` or an `OSError` becomes one line and exit code 2."""
     try:
         main()
     except UserError as error:
@@ -20,3 +20,10 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `… --help | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # no permission, no space, a file for a folder
+        if error.strerror is None:
+            raise
+        place = error.filename if error.filename is not None else "writing or reading"
+        remedy = "check the path, its permissions and the free space"
+        print(f"error: {place}: {error.strerror}; {remedy}", file=sys.stderr)
+        sys.exit(2)

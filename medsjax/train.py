@@ -5,6 +5,7 @@ as it came, training with held-out loss, last checkpoint, export, bench of the e
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -156,6 +157,20 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def claim(workdir: Path):
+    """A lock on the workdir, so that two runs do not write into it at once."""
+    file = open(workdir / ".lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{workdir}: another run is writing here; wait for it, or take another --config.workdir"
+        ) from None
+    except OSError:
+        pass  # a mounted bucket may know no locks
+    return file
+
+
 def check_identity(workdir: Path, wanted: dict, force: bool) -> None:
     """Write identity.json, or refuse to resume where a value differs."""
     path = workdir / "identity.json"
@@ -214,6 +229,7 @@ def train(cfg: config.Config) -> None:
         cfg.bench.check()  # now, not after days of training
     who = identity(cfg, folder, tokenizer, plan.source)
     workdir.mkdir(parents=True, exist_ok=True)
+    lock = claim(workdir)  # noqa: F841  (held while it lives)
     check_identity(workdir, who, cfg.run.force_resume)
     if finished(cfg, workdir, steps):
         print(f"{workdir}: all {steps} steps are done; there is nothing left to do")
