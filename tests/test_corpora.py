@@ -186,8 +186,9 @@ def test_each_converter_names_the_files_of_its_task():
         assert {task_file.task_id(Path(f"{name}.json")) for name in names} == {task}
         known = CATALOG[task].name
         assert not known or f"{task}_{known}" in names, task
-        for text in (corpus.url, corpus.fetch, corpus.split, corpus.definition):
+        for text in (corpus.url, corpus.fetch, corpus.split):
             assert text and "\n" not in text
+        assert corpus.definition.strip()
         assert corpus.languages and corpus.domains and bool(corpus.read)
 
 

@@ -7,11 +7,27 @@ No corpus lies here: the user fetches it and keeps its licence. The one-paragrap
 the authors' (MedS-Ins, CC BY-SA); they are a task's interface, and stand beside its converter.
 """
 
-from data.corpora import bio_ner, medmcqa, meqsum, pubmedqa
+from data.corpora import (
+    bio_ner,
+    ctnlp,
+    do_obo,
+    frenchmedmcqa,
+    icd10,
+    igakuqa,
+    liveqa,
+    medicationqa,
+    medmcqa,
+    meqsum,
+    mmedbench,
+    pubmedqa,
+)
 from data.corpora.write import Corpus
 
 CORPORA: dict[str, Corpus] = {
     corpus.task: corpus
-    for module in (meqsum, medmcqa, pubmedqa, bio_ner)
+    for module in (
+        *(bio_ner, ctnlp, do_obo, frenchmedmcqa, icd10, igakuqa),
+        *(liveqa, medicationqa, medmcqa, meqsum, mmedbench, pubmedqa),
+    )
     for corpus in module.CORPORA
 }
