@@ -1,4 +1,5 @@
-"""MedS-Ins, the training set, as a value for configs: which tasks, which rewrites, how many shots.
+"""MedS-Ins, the training set, as a value for configs: which tasks, in what mixture, which rewrites,
+how many shots, what is put right.
 
 The paper says nothing of the share of few-shot prompts; here half of the examples have none and the
 others one to three. Every choice depends on (seed, example id) alone, so an example stays the same
@@ -7,55 +8,92 @@ in every epoch, process and host.
 
 import dataclasses
 import hashlib
-import itertools
-from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from data import fixes, mixture
 from data.build import Built, Record, TaskInfo, open_or_build
 from data.prompts import LAYOUTS, Fitted, draw_shots, fit, number
 from medsjax.errors import UserError
 
-FORMAT = 1  # of what a source yields; part of its fingerprint
+FORMAT = 2  # of what a source yields; part of its fingerprint
 
 
 @dataclass(frozen=True)
 class MedSIns:
-    path: str = "data/sample/train"  # a folder of task files, or one that data.build made
-    tasks: tuple[str, ...] = ()  # these only, "task12 task130"; () takes all
-    few_shot: float = 0.5  # share of the examples that come with shots
-    max_shots: int = 3  # those have 1 .. max_shots of them
-    rewrites: bool = True  # draw among the definition and its rewrites, or take it as it is
-    layout: Literal["official", "paper"] = "official"  # of the prompt; see data/prompts.py
-    loss_on: Literal["answer", "all"] = "answer"  # all: pretraining, every token is a target
-    part: Literal["all", "train", "heldout"] = "all"  # of each task's examples
-    heldout_per_task: int = 20  # heldout: a task's last 20 examples, a tenth at most; train: others
+    path: str = "data/sample/train"
+    """A folder of task files, or one that data.build made."""
+    tasks: tuple[str, ...] = ()
+    """These only: task12 task130; empty: all."""
+    few_shot: float = 0.5
+    """Share of the examples that come with shots."""
+    max_shots: int = 3
+    """Shots of those: per_item 1 .. max_shots, fixed max_shots."""
+    shots: Literal["per_item", "fixed"] = "per_item"
+    """Drawn for each example, or as evaluation does: once a task. From all of the part, whatever
+    the mixture."""
+    rewrites: float = 1.0
+    """Share of the examples whose definition is drawn evenly among the original and its rewrites;
+    the others take the original."""
+    layout: Literal["official", "paper"] = "official"
+    """Of the prompt; see data/prompts.py."""
+    loss_on: Literal["answer", "all"] = "answer"
+    """all: pretraining, every token is a target."""
+    part: Literal["all", "train", "heldout"] = "all"
+    """Of each task's examples: the held-out ones stand last in its file. Weights, temperature and
+    cap do not change how often they come, so that losses of different mixtures compare."""
+    heldout_per_task: int = 20
+    """Held-out examples of a task, a tenth of its file at most."""
+    weights: tuple[str, ...] = ()
+    """Times a task or a category comes in an epoch: task130=2 "Named Entity Recognition=0.5"; 0
+    leaves it out, of every part."""
+    temperature: float = 1.0
+    """T: tasks come in proportion to n^(1/T), their total unchanged; see data/mixture.py."""
+    cap: int = 0
+    """Different examples of a task, at most; 0: all."""
+    fixes: tuple[str, ...] = ()
+    """What data.audit finds and is to be put right: leaked_rewrites null_answers …"""
+    test_path: str = ""
+    """The test set that the fix test_duplicates keeps out."""
 
     def open(self, tokenizer: Any, length: int, seed: int) -> "Source":
         """The examples in at most `length` tokens; builds the folder if `path` holds task files."""
-        self._check()
+        self.check()
         built = open_or_build(self.path, "ins")
-        if absent := [task for task in self.tasks if task not in built.tasks]:
-            raise UserError(
-                f"{self.path}: has no {', '.join(absent)}; it holds {', '.join(built.tasks)}"
-            )
+        for task in self.tasks:
+            if task not in built.tasks:
+                hint = mixture.nearest(task, built.tasks)
+                raise UserError(f"{self.path}: has no {task}; {hint}")
         return Source(self, built, tokenizer, length, seed)
 
-    def _check(self) -> None:
-        if not 0 <= self.few_shot <= 1:
-            raise UserError(f"few_shot={self.few_shot}: a share; give 0 to 1")
+    def check(self) -> None:
+        """Refuse what could not be opened, as far as it shows without reading the data."""
+        if not self.path:
+            raise UserError(
+                "data.path is empty: name the folder of MedS-Ins' task files, by"
+                " --config.data.path=FOLDER or by MEDSINS_DIR=FOLDER for configs/medsins.py"
+            )
+        for name in ("few_shot", "rewrites"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)}: a share; give 0 to 1")
         if self.max_shots < 1:
             raise UserError(f"max_shots={self.max_shots}: give 1 or more; few_shot=0 asks for none")
-        if self.heldout_per_task < 0:
-            raise UserError(f"heldout_per_task={self.heldout_per_task}: give 0 or more")
-        if self.layout not in LAYOUTS:
-            raise UserError(f"layout={self.layout!r}: choose among {', '.join(LAYOUTS)}")
-        if self.loss_on not in ("answer", "all"):
-            raise UserError(f"loss_on={self.loss_on!r}: choose answer or all")
-        if self.part not in ("all", "train", "heldout"):
-            raise UserError(f"part={self.part!r}: choose among all, train, heldout")
+        for name in ("heldout_per_task", "cap"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)}: give 0 or more")
+        if not self.temperature >= 1:
+            raise UserError(
+                f"temperature={self.temperature}: give 1, which changes nothing, or more"
+            )
+        for field in dataclasses.fields(self):
+            choices = getattr(field.type, "__args__", ())
+            value = getattr(self, field.name)
+            if isinstance(value, str) and choices and value not in choices:
+                raise UserError(f"{field.name}={value!r}: choose among {', '.join(choices)}")
+        fixes.check(self.fixes, self.test_path)
 
 
 @dataclass(frozen=True)
@@ -64,34 +102,45 @@ class Part:
 
     built: Built
     info: TaskInfo
-    start: int
-    stop: int
+    definitions: tuple[str, ...]  # the original, then its rewrites
+    records: Sequence[int] | np.ndarray  # their places in `built`, ascending
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.records)
 
     def __getitem__(self, i: int) -> Record:
-        return self.built[self.start + i]
+        return self.built[int(self.records[i])]
 
 
 class Source:
     """Grain's random access: `source[i]` -> (ids int32[n], loss_mask bool[n]), n <= length."""
 
     def __init__(self, settings: MedSIns, built: Built, tokenizer: Any, length: int, seed: int):
-        self.settings, self.tokenizer, self.length, self.seed = settings, tokenizer, length, seed
-        infos = [info for task, info in built.tasks.items() if task in settings.tasks]
-        parts = [_part(settings, built, info) for info in infos or built.tasks.values()]
-        self.parts = [part for part in parts if len(part)]
-        self._ends = list(itertools.accumulate(map(len, self.parts)))
-        if not self.parts:
-            raise UserError(f"{settings.path}: its {settings.part} part is empty; add files")
+        self.settings, self.built, self.tokenizer = settings, built, tokenizer
+        self.length, self.seed = length, seed
+        infos = _tasks(settings, built)
+        weights = mixture.weights(settings.weights, infos)
+        self.parts = _parts(settings, built, [info for info in infos if weights[info.task]])
+        sizes = {task: len(part) for task, part in self.parts.items()}
+        natural = settings.part == "heldout"
+        cap = 0 if natural else settings.cap
+        counts = sizes if natural else mixture.counts(sizes, weights, settings.temperature, cap)
+        self.counts: dict[str, int] = counts  # examples of each task, in the order they stand
+        self._places = _places(self.parts, counts, cap, seed)
+        if not len(self._places):
+            raise UserError(
+                f"{settings.path}: its {settings.part} part is empty; add files, or ask for other"
+                " tasks, weights or fixes"
+            )
+        self._fixed: dict[str, list[Record]] = {}
         choices = dataclasses.asdict(settings)
-        del choices["path"]  # content counts, not where it lies
-        identity = (FORMAT, built.fingerprint, choices, tokenizer.fingerprint, length, seed)
-        self.fingerprint: str = hashlib.sha256(repr(identity).encode()).hexdigest()
+        del choices["path"], choices["test_path"]  # content counts, not where it lies
+        repaired = fixes.identity(settings.fixes, settings.test_path)
+        content = (FORMAT, built.fingerprint, repaired, choices, tokenizer.fingerprint)
+        self.fingerprint: str = hashlib.sha256(repr((*content, length, seed)).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self._places)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         fitted = self.item(i)
@@ -108,33 +157,81 @@ class Source:
 
     def item(self, i: int) -> Fitted:
         """Example `i`, with what it lost to fit. Raises `UserError` where its frame is too long."""
-        part, record = self.record(i)
-        settings, key = self.settings, (self.seed, record.task, record.id)
-        definitions = (part.info.definition, *(part.info.rewrites if settings.rewrites else ()))
+        record, copy = self.record(i)
+        part, settings = self.parts[record.task], self.settings
+        key = (self.seed, record.task, record.id, *([copy] if copy else []))
+        definitions = part.definitions
+        if not _happens(settings.rewrites, *key, "rewrite"):
+            definitions = definitions[:1]
         definition = definitions[number(*key, "definition") % len(definitions)]
-        k = 0
-        if number(*key, "few-shot") < settings.few_shot * 2**64:
-            k = 1 + number(*key, "how many") % settings.max_shots
-        drawn = (part[j] for j in draw_shots(key, part, k, record.input))
-        shots = [(shot.input, shot.outputs[0]) for shot in drawn]
+        shots = []
+        if _happens(settings.few_shot, *key, "few-shot"):
+            shots = [(shot.input, shot.outputs[0]) for shot in self._shots(key, part, record)]
         layout, answer = LAYOUTS[settings.layout], record.outputs[0]
         try:
             return fit(self.tokenizer, layout, definition, shots, record.input, answer, self.length)
         except UserError as error:
-            raise UserError(f"{record.task}, {record.id}: {error}") from None
+            without = f"leave the task out: --config.data.weights {record.task}=0"
+            raise UserError(f"{record.task}, {record.id}: {error}, or {without}") from None
 
-    def record(self, i: int) -> tuple[Part, Record]:
-        """Example `i` as text, and the part of its task that it lies in."""
+    def record(self, i: int) -> tuple[Record, int]:
+        """Example `i` as text, and which copy of it this is, from 0: copies draw on their own."""
         if not 0 <= i < len(self):
             raise IndexError(i)
-        at = bisect_right(self._ends, i)
-        part = self.parts[at]
-        return part, part[i - self._ends[at] + len(part)]
+        place = self._places[i]
+        return self.built[int(place)], int(i - np.searchsorted(self._places, place))
+
+    def _shots(self, key: tuple, part: Part, record: Record) -> list[Record]:
+        most = self.settings.max_shots
+        if self.settings.shots == "per_item":
+            k = 1 + number(*key, "how many") % most
+            return list(draw_shots(key, part, k, record.input).values())
+        if record.task not in self._fixed:  # one more than needed, as an item must not see itself
+            drawn = draw_shots((self.seed, record.task), part, most + 1, None)
+            self._fixed[record.task] = list(drawn.values())
+        return [shot for shot in self._fixed[record.task] if shot.input != record.input][:most]
 
 
-def _part(settings: MedSIns, built: Built, info: TaskInfo) -> Part:
+def _happens(share: float, *key: object) -> bool:
+    """True for that share of all keys."""
+    return number(*key) < share * 2**64
+
+
+def _tasks(settings: MedSIns, built: Built) -> list[TaskInfo]:
+    """The tasks in use, in the order of their records."""
+    return [
+        info
+        for task, info in built.tasks.items()
+        if (not settings.tasks or task in settings.tasks) and fixes.keep_task(task, settings.fixes)
+    ]
+
+
+def _parts(settings: MedSIns, built: Built, infos: list[TaskInfo]) -> dict[str, Part]:
+    left_out = np.empty(0, np.int64)
+    if settings.fixes:
+        left_out = fixes.excluded(built, settings.fixes, settings.test_path)
+    parts = {}
+    for info in infos:
+        definitions = (info.definition, *fixes.rewrites(info, settings.fixes))
+        parts[info.task] = Part(built, info, definitions, _records(settings, info, left_out))
+    return parts
+
+
+def _records(settings: MedSIns, info: TaskInfo, left_out: np.ndarray) -> Sequence[int] | np.ndarray:
     """A task's records that are in use; the held-out ones are the last in its file."""
     heldout = min(settings.heldout_per_task, info.n // 10)
-    border, stop = info.start + info.n - heldout, info.start + info.n
-    spans = {"all": (info.start, stop), "train": (info.start, border), "heldout": (border, stop)}
-    return Part(built, info, *spans[settings.part])
+    start, stop = info.start, info.start + info.n
+    border = stop - heldout
+    spans = {"all": (start, stop), "train": (start, border), "heldout": (border, stop)}
+    records = range(*spans[settings.part])
+    mine = left_out[np.searchsorted(left_out, start) : np.searchsorted(left_out, stop)]
+    return np.setdiff1d(records, mine) if len(mine) else records
+
+
+def _places(parts: dict[str, Part], counts: dict[str, int], cap: int, seed: int) -> np.ndarray:
+    """The record of each example, int64, ascending; a repeated one stands there several times."""
+    chosen = [np.empty(0, np.int64)]
+    for task, part in parts.items():
+        drawn = mixture.choose(len(part), counts[task], cap, (seed, task))
+        chosen.append(np.asarray(part.records, np.int64)[drawn])
+    return np.concatenate(chosen)

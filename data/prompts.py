@@ -67,22 +67,24 @@ def number(*key: object) -> int:
 CANDIDATES = 64  # a pool of nothing but copies of one input must not be read to its end
 
 
-def draw_shots(key: Sequence[object], pool: Sequence[Any], k: int, exclude_input: str) -> list[int]:
-    """Indices of `k` shots in `pool`, a sequence of `Example`, drawn by `key` alone.
+def draw_shots(
+    key: Sequence[object], pool: Sequence[Any], k: int, exclude_input: str | None
+) -> dict[int, Any]:
+    """`k` shots of `pool`, a sequence of `Example`, by their index, in the order of the draw.
 
     Never one whose input text is `exclude_input` or that of an earlier shot: the next in the draw
-    steps in. Fewer come back only where the pool has no more. Training passes (seed, example id);
-    evaluation's `fixed` passes (seed, task), so all items of a task share their shots.
+    steps in. Fewer come back only where the pool has no more. The draw depends on `key` alone: `per
+    item` passes (seed, example id), `fixed` (seed, task), so all items of a task share their shots.
     """
-    chosen: list[int] = []
+    chosen: dict[int, Any] = {}
     seen = {exclude_input}
     for tried, index in enumerate(_permutation(key, len(pool))):
         if len(chosen) == k or tried == k + CANDIDATES:
             break
-        text = pool[index].input
-        if text not in seen:
-            seen.add(text)
-            chosen.append(index)
+        example = pool[index]
+        if example.input not in seen:
+            seen.add(example.input)
+            chosen[index] = example
     return chosen
 
 

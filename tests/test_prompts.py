@@ -1,17 +1,18 @@
 """data.prompts: the layouts to the byte, shots that are never the question, and what fits."""
 
 import csv
-import os
+import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from data.prompts import LAYOUTS, LEARN, SLACK, draw_shots, fit, number, official, paper
+from medsjax import config
 from medsjax.errors import UserError
+from medsjax.tokenizer import Tokenizer
 
 SHOTS = [("in 1", "out 1"), ("in 2 ", "out 2")]
 
@@ -74,45 +75,51 @@ def test_paper_layout():
     ]
 
 
-@pytest.mark.skipif("MEDSJAX_REALDATA" not in os.environ, reason="MEDSJAX_REALDATA is not set")
-def test_official_layout_is_that_of_300_published_prompts():
-    (path,) = (Path(os.environ["MEDSJAX_REALDATA"]) / "official").glob(
-        "eval_results_Rationale*.csv"
-    )
+def test_official_layout_is_that_of_300_published_prompts(realdata):
+    """All bytes of each prompt; its texts are those of the recovered task files."""
+    (path,) = (realdata / "official").glob("eval_results_Rationale*.csv")
+    known = {}
+    for file in (realdata / "official").glob("task5*.recovered.json"):
+        task = json.loads(file.read_text(encoding="utf-8"))
+        pairs = {(item["input"].strip(), item["output"].strip()) for item in task["Instances"]}
+        known[file.name.split("_")[0]] = task["Definition"], pairs
     turn = r"<\|start_header_id\|>{}<\|end_header_id\|>\n\n(.*?)<\|eot_id\|>"
     prompt = re.compile(turn.format("system") + turn.format("user"), re.DOTALL)
     shot = re.compile(r"Input:\n(.*?)\n\nOutput:\n(.*?)\n\n\n", re.DOTALL)
     learn = LEARN.replace("output", "ouput")
-    tokenizer = ByteTokenizer()
+    tokenizer = Tokenizer.load(config.ROOT / "data/sample/base")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 300
+    assert Counter(row["task_id"] for row in rows) == dict.fromkeys(known, 50)
     for row in rows:
+        (definition,), pairs = known[row["task_id"]]
         system, user = prompt.search(row["input"]).groups()
         shots = shot.findall(system)
-        assert len(shots) == 3 and system.endswith(learn)
-        definition = shot.sub("", system).removesuffix(learn)
         query = user.removeprefix("Input:\n").removesuffix("\nOutput:")
+        assert len(shots) == 3 and pairs.issuperset((a.strip(), b.strip()) for a, b in shots)
+        assert query.strip() in {given for given, _ in pairs}
         ids, _ = tokenizer.encode_turns(official(definition, shots, query))
-        assert tokenizer.render(ids).replace(LEARN, learn) == row["input"]
+        text = tokenizer.codec.fast.decode(ids.tolist(), skip_special_tokens=False)
+        assert text.replace(LEARN, learn) == row["input"]
 
 
 def test_a_draw_is_pinned():
     """The same shots in every release, process and Python: scores and lengths depend on it."""
     pool = [Example(str(i)) for i in range(1000)]
     assert number("task12", 0) == 2157607687568009165
-    assert draw_shots(("task12", 0), pool, 3, "") == [134, 96, 984]
+    drawn = draw_shots(("task12", 0), pool, 3, "")
+    assert list(drawn) == [134, 96, 984] and all(drawn[i] is pool[i] for i in drawn)
 
 
 def test_shots_are_distinct_never_the_item_and_the_next_steps_in():
     pool = [Example(f"text {i % 40}") for i in range(50)]  # ten texts stand twice
     for seed in range(200):
-        plain = draw_shots((seed, "t"), pool, 4, "")
+        plain = list(draw_shots((seed, "t"), pool, 4, None))
         texts = [pool[i].input for i in plain]
         assert len(set(texts)) == 4
         for place, index in enumerate(plain[:3]):
             without = draw_shots((seed, "t"), pool, 3, pool[index].input)
-            assert without == plain[:place] + plain[place + 1 :]
+            assert list(without) == plain[:place] + plain[place + 1 :]
 
 
 def test_small_pools_give_what_they_have():
@@ -120,8 +127,8 @@ def test_small_pools_give_what_they_have():
     for seed in range(50):
         assert sorted(draw_shots((seed,), pool, 3, "2")) == [0, 1, 3]
         assert sorted(draw_shots((seed,), pool, 9, "2")) == [0, 1, 3]
-    assert draw_shots((0,), [], 3, "") == []
-    assert draw_shots((0,), pool, 0, "") == []
+    assert draw_shots((0,), [], 3, "") == {}
+    assert draw_shots((0,), pool, 0, "") == {}
 
 
 def test_a_pool_of_copies_is_not_read_to_its_end():
@@ -135,7 +142,7 @@ def test_a_pool_of_copies_is_not_read_to_its_end():
             reads["n"] += 1
             return Example("same")
 
-    assert draw_shots((0,), Copies(), 3, "same") == []
+    assert draw_shots((0,), Copies(), 3, "same") == {}
     assert reads["n"] < 100
 
 
