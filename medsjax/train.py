@@ -220,13 +220,14 @@ def train(cfg: config.Config) -> None:
             f"batch={cfg.batch} in {cfg.run.accumulate} parts: each part's rows must be a multiple "
             f"of the {mesh.shape['fsdp']} devices on fsdp; change batch, accumulate or run.mesh"
         )
+    for part in (cfg.data, cfg.heldout, cfg.bench if cfg.run.bench_at != "none" else None):
+        if hasattr(part, "check"):
+            part.check()  # now, not after gigabytes of weights or days of training
     folder = convert.resolve(cfg.model)
     _, tokenizer = convert.inspect(folder, cfg.tokenizer)
     plan = Plan.of(cfg.data, tokenizer, cfg, "data")
     steps = input_pipeline.n_steps(len(plan.rows), cfg.batch, cfg.epochs)
     heldout = cfg.heldout and Heldout(cfg.heldout, tokenizer, cfg, mesh)
-    if hasattr(cfg.bench, "check") and cfg.run.bench_at != "none":
-        cfg.bench.check()  # now, not after days of training
     who = identity(cfg, folder, tokenizer, plan.source)
     workdir.mkdir(parents=True, exist_ok=True)
     lock = claim(workdir)  # noqa: F841  (held while it lives)
