@@ -6,9 +6,10 @@ interval is that of a bootstrap over a task's items: each scorer's statistics, r
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,11 @@ from eval.predictions import Row
 from eval.scorers import fixed
 from eval.tasks import TASKS, Task
 
-COLUMNS = {"fixed": fixed}  # the first one's primary metric stands for a task
+Columns = Mapping[str, ModuleType]  # the first one's primary metric stands for a task
+Statistics = dict[str, np.ndarray]  # column -> statistics [items, k] (see `eval.scorers`)
+COLUMNS: Columns = {"fixed": fixed}
 RESAMPLES = 1000
+BLOCK = 1 << 24  # weights held at a time
 CONSTANTS = 20
 POOLS = ("CT", "MRI")
 
@@ -45,10 +49,16 @@ class Scored(NamedTuple):
 
 
 def build(
-    rows: Iterable[Row], config: dict, n_shot: dict[str, int], leave_one_out: Iterable[str] = ()
+    rows: Iterable[Row],
+    config: dict,
+    n_shot: Mapping[str, int | None],
+    leave_one_out: Iterable[str] = (),
+    columns: Columns = COLUMNS,
+    known: Mapping[str, Statistics] | None = None,
 ) -> dict[str, Any]:
     """The content of scores.json from all rows of an evaluation (see `eval.predictions`).
 
+    `known` holds each task's statistics where they have been computed, in the order of its rows.
     Beyond the harness's keys: `M_ci95,column` = [low, high] beside `M_stderr,column`; `tasks` with
     category, dataset, language and whether the shots came leave-one-out from the test items;
     `counts` of what the prompts had to drop; `summary` with means over tasks (their intervals take
@@ -60,14 +70,18 @@ def build(
         by_task.setdefault(row["task"], []).append(row)
     seed = int(config.get("seed", 0))
     bar = tqdm(by_task.items(), desc="score", unit="task", delay=2, leave=False)
-    scored = {name: score(TASKS[name], its_rows, seed) for name, its_rows in bar}
+    scored, found = {}, {}
+    for name, its_rows in bar:
+        found[name] = known[name] if known else statistics(TASKS[name], its_rows, columns)
+        scored[name] = score(TASKS[name], its_rows, seed, columns, found[name])
     for pool in POOLS:
         members = [name for name in by_task if TASKS[name].pool == pool]
         if members:
             pooled = [row for name in members for row in by_task[name]]
-            scored[pool] = score(TASKS[members[0]], pooled, seed)
+            joined = {c: np.concatenate([found[name][c] for name in members]) for c in columns}
+            scored[pool] = score(TASKS[members[0]], pooled, seed, columns, joined)
             n_shot = {**n_shot, pool: n_shot[members[0]]}
-    packages = ("jax", "sacrebleu", "rouge-score")
+    packages = ("jax", "sacrebleu", "rouge-score", "jieba", "Janome")
     commit = git_hash()
     return {
         "results": {name: s.results for name, s in scored.items()},
@@ -82,17 +96,27 @@ def build(
     }
 
 
-def score(task: Task, rows: list[Row], seed: int) -> Scored:
-    """All columns' metrics of one task's rows, with standard error, interval and trivial score."""
+def statistics(task: Task, rows: list[Row], columns: Columns) -> Statistics:
+    """Each column's statistics of one task's rows."""
     predictions = [row["prediction"] for row in rows]
     golds = [tuple(row["gold"]) for row in rows]
-    weights = _resamples(len(rows), (seed, task.pool or task.id))
+    return {name: scorer.score_rows(task, predictions, golds) for name, scorer in columns.items()}
+
+
+def score(
+    task: Task, rows: list[Row], seed: int, columns: Columns, statistics: Statistics
+) -> Scored:
+    """All columns' metrics of one task's rows, with standard error, interval and trivial score."""
+    golds = [tuple(row["gold"]) for row in rows]
+    spreads: dict[str, list[dict[str, np.ndarray]]] = {column: [] for column in columns}
+    for weights in _resamples(len(rows), (seed, task.pool or task.id)):
+        for column, scorer in columns.items():
+            spreads[column].append(scorer.aggregate(task, statistics[column], weights))
     results: dict[str, Any] = {}
     replicates = {}
-    for column, scorer in COLUMNS.items():
-        statistics = scorer.score_rows(task, predictions, golds)
-        values = scorer.aggregate(task, statistics, np.ones(len(rows)))
-        spread = scorer.aggregate(task, statistics, weights)
+    for column, scorer in columns.items():
+        values = scorer.aggregate(task, statistics[column], np.ones(len(rows)))
+        spread = {m: np.concatenate([block[m] for block in spreads[column]]) for m in values}
         for metric in values:
             low, high = np.percentile(spread[metric], [2.5, 97.5])
             results[f"{metric},{column}"] = float(values[metric])
@@ -100,15 +124,20 @@ def score(task: Task, rows: list[Row], seed: int) -> Scored:
             results[f"{metric}_ci95,{column}"] = [float(low), float(high)]
         results[f"trivial,{column}"] = _trivial(scorer, task, golds)
         replicates[column] = spread[task.primary]
-    first = next(iter(COLUMNS))
+    first = next(iter(columns))
     return Scored(results, f"{task.primary},{first}", len(rows), replicates[first])
 
 
-def _resamples(n: int, key: tuple) -> np.ndarray:
-    """How often each of n items is drawn in each resample: float64[RESAMPLES, n], rows sum to n."""
+def _resamples(n: int, key: tuple) -> Iterator[np.ndarray]:
+    """How often each of n items is drawn in each resample: RESAMPLES rows in float64 blocks
+    [some, n], rows sum to n.
+    """
     rng = np.random.default_rng(number("bootstrap", *key))
-    drawn = rng.integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
-    return np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)
+    at_once = max(1, BLOCK // n)
+    for start in range(0, RESAMPLES, at_once):
+        some = min(at_once, RESAMPLES - start)
+        drawn = rng.integers(n, size=(some, n)) + n * np.arange(some)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=some * n).reshape(some, n).astype(float)
 
 
 def _trivial(scorer, task: Task, golds: list[tuple[str, ...]]) -> float:
@@ -164,17 +193,23 @@ def _about(name: str, leave_one_out: bool) -> dict[str, Any]:
 
 
 def _counts(by_task: dict[str, list[Row]]) -> dict[str, Any]:
-    """What prompts lost to fit and how many answers are empty, in all and, where any, by task."""
+    """What prompts lost to fit, where the rows tell, and how many answers are empty: in all and,
+    where any, by task.
+    """
+    rows = [row for its_rows in by_task.values() for row in its_rows]
+    prompted = all("dropped_shots" in row for row in rows)
 
     def count(rows: list[Row]) -> dict[str, int]:
+        empty = {"empty_predictions": sum(not row["prediction"].strip() for row in rows)}
+        if not prompted:
+            return empty
         return {
             "dropped_shots": sum(row["dropped_shots"] for row in rows),
             "cut_inputs": sum(row["cut_chars"] > 0 for row in rows),
-            "empty_predictions": sum(not row["prediction"].strip() for row in rows),
+            **empty,
         }
 
     counted = {name: count(rows) for name, rows in by_task.items()}
-    rows = [row for its_rows in by_task.values() for row in its_rows]
     some = {name: found for name, found in counted.items() if any(found.values())}
     return {"items": len(rows), **count(rows), "by_task": some}
 

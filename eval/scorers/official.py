@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.scorers.similarity import similarity
+from eval.scorers.similarity import bleu1, similarity
 from eval.tasks import HALLMARKS, Task
 
 # What pandas reads as a missing value where it is all of a cell.
@@ -26,6 +26,14 @@ Cell = str | float | int | bool  # a missing one is the float NaN
 NULL = "there is no related enetity"
 
 
+class Texts(NamedTuple):
+    """Two texts that a rule wants compared."""
+
+    prediction: str
+    gold: str
+    language: str
+
+
 class Verdict(NamedTuple):
     """What the official scorer makes of one row."""
 
@@ -34,11 +42,13 @@ class Verdict(NamedTuple):
     crash: str = ""  # "AttributeError: 'float' object has no attribute 'strip'"
 
 
-def judge(task: str, gold: Cell, output: Cell) -> Verdict:
-    """One row's verdict, for any task id in RULES."""
+def judge(task: str, gold: Cell, output: Cell, primary_only: bool = False) -> Verdict:
+    """One row's verdict, for any task id in RULES; with `primary_only` text has no ROUGE-L (0)."""
     rule, width = RULES[task]
     try:
         values = rule(gold, output)
+        if isinstance(values, Texts):
+            values = (bleu1(*values), 0.0) if primary_only else similarity(*values)
     except (AttributeError, TypeError, IndexError, ValueError, RecursionError) as error:
         return Verdict("crash", (0.0,) * width, f"{type(error).__name__}: {error}")
     if values is None:
@@ -57,7 +67,7 @@ def score_rows(
     same three for each label. text: BLEU-1 and ROUGE-L.
     """
     verdicts = [
-        judge(task.id, cell(its_golds[0]), cell(prediction))
+        judge(task.id, cell(its_golds[0]), cell(prediction), primary_only)
         for prediction, its_golds in zip(predictions, golds, strict=True)
     ]
     return statistics(verdicts, RULES[task.id].width)
@@ -100,8 +110,8 @@ def cell(text: str) -> Cell:
     return math.nan if text in MISSING else text
 
 
-# The rules: (gold, output) -> values; None where the row is skipped, () where it counts as 0. They
-# raise, as the official code does, where a cell is not the string they expect.
+# The rules: (gold, output) -> values or Texts; None where the row is skipped, () where it counts as
+# 0. They raise, as the official code does, where a cell is not the string they expect.
 
 
 def _outcome(gold: Cell, output: Cell):
@@ -168,25 +178,25 @@ def _hallmarks(gold: Cell, output: Cell):
 
 
 def _text(language: str) -> Callable:
-    return lambda gold, output: similarity(output, gold, language)
+    return lambda gold, output: Texts(output, gold, language)
 
 
 def _explanation(gold: Cell, output: Cell):
     if not (isinstance(gold, str) and isinstance(output, str)):
         return None
-    return similarity(output, gold, "en")
+    return Texts(output, gold, "en")
 
 
 def _justification(gold: Cell, output: Cell):
     meant = gold.replace(".", "").strip().lower()
     said = output.strip().lower()
-    return similarity(said, meant, "en") if said else ()
+    return Texts(said, meant, "en") if said else ()
 
 
 def _rationale(language: str) -> Callable:
     def rule(gold: Cell, output: Cell):
         meant, said = gold.strip(), output.strip()
-        return similarity(said, meant, language) if meant and said else None
+        return Texts(said, meant, language) if meant and said else None
 
     return rule
 
