@@ -36,6 +36,10 @@ def run(cfg: Config) -> dict[str, float]:
     """The benchmark's numbers, also written to the workdir."""
     if jax.process_count() > 1:
         raise UserError(f"eval.run: {jax.process_count()} processes; generation runs in one")
+    if cfg.dtype == "float32":  # else TPUs and newer GPUs multiply float32 in fewer bits
+        jax.config.update("jax_default_matmul_precision", "highest")
+    if hasattr(cfg.bench, "check"):
+        cfg.bench.check()  # now, not after gigabytes of weights
     model, tokenizer = convert.load(
         cfg.model, make_mesh(*cfg.mesh), cfg.dtype, tokenizer=cfg.tokenizer
     )

@@ -4,6 +4,7 @@ Orbax restores a flipped bit without a word, so every leaf's sum travels in the 
 compared after a restore.
 """
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -63,24 +64,32 @@ class Checkpoints:
             state=ocp.args.StandardSave(flat(tree)),
             meta=ocp.args.JsonSave({"step": step, "checksums": checksums(tree)}),
         )
-        self.manager.save(step, args=parts)
+        with self._told(step):
+            self.manager.save(step, args=parts)
 
-    def restore(self, abstract):
-        """The last state in the shape and sharding of `abstract`; refuses damaged bytes."""
-        step = self.latest
+    def restore(self, abstract, step: int | None = None, part: bool = False):
+        """A state (None: the last) in the shape and sharding of `abstract`; refuses damaged bytes.
+
+        `part`: `abstract` is a beginning of the state, as (model,), and no more is read.
+        """
+        steps = self.manager.all_steps()
+        step = self.latest if step is None else step
+        if step not in steps:
+            there = ", ".join(map(str, sorted(steps))) or "none"
+            raise UserError(f"{self.folder}: no checkpoint {step or ''}; there are: {there}")
         names = flat(abstract)
+        state = ocp.args.StandardRestore(names)
+        if part:
+            how = ocp.checkpoint_utils.construct_restore_args(names)
+            state = ocp.args.PyTreeRestore(names, restore_args=how, partial_restore=True)
+        parts = ocp.args.Composite(state=state, meta=ocp.args.JsonRestore())
         try:
-            parts = self.manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(names), meta=ocp.args.JsonRestore()
-                ),
-            )
+            found = self.manager.restore(step, args=parts)
         except (ValueError, FileNotFoundError, KeyError, OSError) as error:
             raise UserError(self._damaged(step, f"{type(error).__name__}")) from error
-        tree = jax.tree.unflatten(jax.tree.structure(abstract), [parts.state[n] for n in names])
-        for name, wanted in parts.meta["checksums"].items():
-            if checksums({name: parts.state[name]})[name] != wanted:
+        tree = jax.tree.unflatten(jax.tree.structure(abstract), [found.state[n] for n in names])
+        for name in found.meta["checksums"] if not part else names:
+            if checksums({name: found.state[name]})[name] != found.meta["checksums"].get(name):
                 raise UserError(self._damaged(step, f"checksum of {name} differs"))
         return step, tree
 
@@ -92,5 +101,18 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last write."""
-        self.manager.wait_until_finished()
+        with self._told("the last one"):
+            self.manager.wait_until_finished()
         self.manager.close()
+
+    @contextlib.contextmanager
+    def _told(self, step):
+        """What goes wrong with a write, an earlier one's too, in one line."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            reason = "no space left" if "RESOURCE_EXHAUSTED" in str(error) else type(error).__name__
+            raise UserError(
+                f"{self.folder}: checkpoint {step} could not be written ({reason}); free space, "
+                "then the same command continues from the one before"
+            ) from error

@@ -146,6 +146,8 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(self, "model", lambda x: isinstance(x, str) and x != "", "a folder or a hub name")
+        local = lambda x: isinstance(x, str) and "://" not in x  # noqa: E731
+        _check(self, "workdir", local, "a folder; mount a bucket and name its folder")
         _check(self, "length", _whole(2), "a whole number above 1")
         _check(self, "batch", _whole(1), "a whole number above 0")
         _check(self, "seed", _whole(0), "a whole number, 0 or more")

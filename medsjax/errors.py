@@ -20,6 +20,7 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `… --help | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0 if "--help" in sys.argv else 141)
     except OSError as error:  # no permission, no space, a file for a folder
         if error.strerror is None:
             raise

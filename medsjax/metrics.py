@@ -57,10 +57,11 @@ class Log:
         logged = force or step % self.every == 0
         if self.clock is None or logged:
             loss = float(seen["loss"])
-            if not math.isfinite(loss):
+            norm = float(seen["grad_norm"])
+            if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(
-                    f"step {step}: the loss is {loss}; lower optim.lr and start from an earlier "
-                    "checkpoint or another workdir"
+                    f"step {step}: the loss is {loss}, the gradient's norm {norm}; lower optim.lr "
+                    "and start from an earlier checkpoint or another workdir"
                 )
         row = self._row(step, seen) if logged else None
         if self.clock is None:

@@ -4,11 +4,8 @@ The same command again resumes; when all is done it says so. Order of a run: ben
 as it came, training with held-out loss, last checkpoint, export, bench of the export, report.
 """
 
+import contextlib
 import dataclasses
-import fcntl
-import hashlib
-import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +15,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
-from medsjax import config, convert, input_pipeline, metrics, optim, packing, safetensors_io
+from medsjax import config, convert, input_pipeline, metrics, optim, packing
+from medsjax import workdir as workdirs
 from medsjax.checkpoint import Checkpoints, flat
 from medsjax.errors import UserError, run_main
 from medsjax.loss import nll_sum
@@ -131,72 +128,12 @@ def jit_step(state, optimizer, accumulate: int, remat: bool):
     )
 
 
-def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> dict:
-    """What makes two runs the same: contents, not paths, and the settings that change numbers."""
-    return {
-        "model": weights_sha256(folder),
-        "tokenizer": tokenizer.fingerprint,
-        "data": source.fingerprint,
-        **{k: getattr(cfg, k) for k in ("length", "batch", "epochs", "seed", "dtype")},
-        **{f"optim.{k}": v for k, v in dataclasses.asdict(cfg.optim).items()},
-    }
-
-
-def weights_sha256(folder: Path) -> str:
-    """sha256 over an HF folder's config and weight files."""
-    files = sorted({entry.file for entry in safetensors_io.entries(folder).values()})
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    size = sum(f.stat().st_size for f in files)
-    look = {"unit": "B", "unit_scale": True, "leave": False, "disable": size < 1e9}
-    with tqdm(total=size, desc="hashing weights", **look) as bar:
-        for path in files:
-            with open(path, "rb") as file:
-                while block := file.read(1 << 24):
-                    digest.update(block)
-                    bar.update(len(block))
-    return digest.hexdigest()
-
-
-def claim(workdir: Path):
-    """A lock on the workdir, so that two runs do not write into it at once."""
-    file = open(workdir / ".lock", "w")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"{workdir}: another run is writing here; wait for it, or take another --config.workdir"
-        ) from None
-    except OSError:
-        pass  # a mounted bucket may know no locks
-    return file
-
-
-def check_identity(workdir: Path, wanted: dict, force: bool) -> None:
-    """Write identity.json, or refuse to resume where a value differs."""
-    path = workdir / "identity.json"
-    if path.is_file() and not force:
-        found = json.loads(path.read_text())
-        for key in wanted:
-            if found.get(key) != wanted[key]:
-                raise UserError(
-                    f"{workdir}: was started with {key}={found.get(key)!r}, now it is "
-                    f"{wanted[key]!r}; take another --config.workdir, or --config.run.force_resume"
-                )
-    write_json(path, wanted)
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write in one rename."""
-    temp = path.with_suffix(".tmp")
-    temp.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    os.replace(temp, path)
-
-
 class Heldout:
     """Mean loss over a held-out set: one pass, one number."""
 
     def __init__(self, dataset, tokenizer: Tokenizer, cfg: config.Config, mesh: Mesh):
         self.plan = Plan.of(dataset, tokenizer, cfg, "held-out")
+        self.rows = cfg.batch // cfg.run.accumulate  # what fits in training, fits here
         self.mesh = mesh
         self.step = jax.jit(lambda m, b: (loss_sum(m, b, False), b["loss_mask_BT"].sum()))
 
@@ -204,7 +141,7 @@ class Heldout:
         total = targets = 0.0
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         p = self.plan
-        shape = {"length": p.length, "batch": p.batch}
+        shape = {"length": p.length, "batch": self.rows}
         for batch in input_pipeline.heldout_batches(p.source, p.rows, p.lengths, **shape, **hosts):
             nll, n = self.step(model, input_pipeline.put(batch, batch_sharding(self.mesh)))
             total, targets = total + float(nll), targets + float(n)
@@ -214,6 +151,8 @@ class Heldout:
 def train(cfg: config.Config) -> None:
     """Run or resume one experiment from beginning to end."""
     workdir = Path(cfg.workdir)
+    if cfg.dtype == "float32":  # else TPUs and newer GPUs multiply float32 in fewer bits
+        jax.config.update("jax_default_matmul_precision", "highest")
     mesh = make_mesh(*cfg.run.mesh)
     if cfg.batch // cfg.run.accumulate % mesh.shape["fsdp"]:
         raise UserError(
@@ -228,44 +167,46 @@ def train(cfg: config.Config) -> None:
     plan = Plan.of(cfg.data, tokenizer, cfg, "data")
     steps = input_pipeline.n_steps(len(plan.rows), cfg.batch, cfg.epochs)
     heldout = cfg.heldout and Heldout(cfg.heldout, tokenizer, cfg, mesh)
-    who = identity(cfg, folder, tokenizer, plan.source)
+    who = workdirs.identity(cfg, folder, tokenizer, plan.source)
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = claim(workdir)  # noqa: F841  (held while it lives)
-    check_identity(workdir, who, cfg.run.force_resume)
-    if finished(cfg, workdir, steps):
+    lock = workdirs.claim(workdir)  # noqa: F841  (held while it lives)
+    workdirs.check_identity(workdir, who, cfg.run.force_resume)
+    if workdirs.finished(cfg, workdir, steps):
         print(f"{workdir}: all {steps} steps are done; there is nothing left to do")
+        if workdirs.changed(workdir / "config.json", cfg):
+            print(
+                "  (settings of the bench or the held-out data differ from those it ran with; for "
+                "other scores: python -m eval.run)"
+            )
         return
-    write_json(workdir / "config.json", config.to_dict(cfg))
+    workdirs.write_json(workdir / "config.json", config.to_dict(cfg))
     print(f"{workdir}: {plan.describe()}, {steps} steps, mesh {dict(mesh.shape)}")
 
     bench(cfg, mesh, folder, "start", 0)
-    model = fit(cfg, plan, heldout, steps, mesh, folder)
+    with told_if_too_big(cfg):
+        model = fit(cfg, plan, heldout, steps, mesh, folder)
     if jax.process_index() == 0:
         stored = convert.stored_dtype(folder)
         convert.save(model, tokenizer, workdir / "hf", dtype=stored)
-        print(f"{workdir}/hf: the tuned model, {stored}{heldout_change(workdir)}")
+        print(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
     del model
     bench(cfg, mesh, workdir / "hf", "end", steps)
     if hasattr(cfg.bench, "report"):
         cfg.bench.report(workdir)
 
 
-def heldout_change(workdir: Path) -> str:
-    """The held-out loss before and after, from the metrics file."""
-    seen = [row.get("heldout_loss") for row in metrics.read(workdir / "metrics.jsonl")]
-    seen = [loss for loss in seen if loss is not None]
-    return f"; held-out loss {seen[0]:.3f} before, {seen[-1]:.3f} after" if seen else ""
-
-
-def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:
-    """The last checkpoint, the export and every bench asked for are there."""
-    wanted = [workdir / "checkpoints" / str(steps), workdir / "hf" / "config.json"]
-    if cfg.bench is not None and jax.process_count() == 1:
-        at = {"both": [0, steps], "start": [0], "end": [steps], "none": []}[cfg.run.bench_at]
-        wanted += [workdir / "eval" / f"step_{step}" / "scores.json" for step in at]
-    if hasattr(cfg.bench, "report"):
-        wanted.append(workdir / "report.html")
-    return all(path.exists() for path in wanted)
+@contextlib.contextmanager
+def told_if_too_big(cfg: config.Config):
+    """A device out of memory is one line, with what to change."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"batch={cfg.batch}, accumulate={cfg.run.accumulate}: a step does not fit into the "
+            "device's memory; raise run.accumulate, set run.remat=full, or use more devices"
+        ) from error
 
 
 def bench(cfg: config.Config, mesh: Mesh, folder: Path, at: str, step: int) -> None:
@@ -285,6 +226,7 @@ def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder:
     workdir, optimizer = Path(cfg.workdir), optim.make(cfg.optim, steps)
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep)
     state = abstract_state(convert.abstract(folder, mesh, "float32", cfg.dtype), optimizer, mesh)
+    workdirs.check_space(workdir, state, cfg.run.keep)
     update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat == "full")
     with jax.set_mesh(mesh):
         if checkpoints.latest is None:
@@ -295,6 +237,11 @@ def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder:
         else:
             start, (model, opt_state) = checkpoints.restore(state)
             print(f"{workdir}: resuming after step {start} of {steps}")
+            if start > steps:
+                raise UserError(
+                    f"{workdir}: its last checkpoint is step {start}, the run asked for ends at "
+                    f"{steps}; take another --config.workdir"
+                )
         log = metrics.Log(
             workdir / "metrics.jsonl",
             *(start, steps, cfg.run.log_every),
@@ -316,7 +263,7 @@ def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder:
             every = cfg.run.eval_every
             measure = heldout and (step == steps or (every and step % every == 0))
             save = step == steps or step % cfg.run.save_every == 0
-            row = log.step(step, seen, batch["n_examples"], force=measure or step == steps)
+            row = log.step(step, seen, batch["n_examples"], force=measure or save)
             if row and measure:
                 row["heldout_loss"] = heldout(model)
             if row:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medsjax import train
+from medsjax import train, workdir
 from medsjax.errors import UserError, run_main
 from tests import tiny
 
@@ -144,23 +144,23 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(place, capsys, monkeyp
     assert f"the tokenizer has {tiny.VOCAB} ids" in line
 
 
-@pytest.mark.parametrize("workdir", ["file", "file/below"])
-def test_a_folder_that_cannot_be_is_one_line(workdir, tmp_path, capsys):
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_is_one_line(place, tmp_path, capsys):
     (tmp_path / "file").write_text("")
 
     def main():
-        (tmp_path / workdir).mkdir()
+        (tmp_path / place).mkdir()
 
     with pytest.raises(SystemExit) as stopped:
         run_main(main)
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and said.count("\n") == 1
-    assert said.startswith(f"error: {tmp_path / workdir}: ")
+    assert said.startswith(f"error: {tmp_path / place}: ")
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
-    first = train.claim(tmp_path)
+    first = workdir.claim(tmp_path)
     with pytest.raises(UserError, match="another run"):
-        train.claim(tmp_path)
+        workdir.claim(tmp_path)
     first.close()
-    train.claim(tmp_path).close()
+    workdir.claim(tmp_path).close()

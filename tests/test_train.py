@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from medsjax import convert, input_pipeline, optim, packing, train
+from medsjax import checkpoint, convert, input_pipeline, optim, packing, train, workdir
 from medsjax.config import Config, Optim, Run
 from medsjax.errors import UserError
 from medsjax.sharding import batch_sharding, make_mesh, one_device
@@ -221,11 +221,11 @@ def test_resuming_as_another_run_is_refused_by_name(cfg, change, key, monkeypatc
 
 def test_another_model_is_another_run_and_its_path_is_not(cfg, tmp_path):
     moved = shutil.copytree(cfg.model, tmp_path / "moved")
-    assert train.weights_sha256(moved) == train.weights_sha256(Path(cfg.model))
+    assert workdir.weights_sha256(moved) == workdir.weights_sha256(Path(cfg.model))
     raw = bytearray((moved / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (moved / "model.safetensors").write_bytes(raw)
-    assert train.weights_sha256(moved) != train.weights_sha256(Path(cfg.model))
+    assert workdir.weights_sha256(moved) != workdir.weights_sha256(Path(cfg.model))
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_refused(cfg, monkeypatch):
@@ -269,3 +269,57 @@ def test_batch_and_mesh_that_do_not_fit_are_refused(cfg, monkeypatch):
         train.train(dataclasses.replace(cfg, batch=4))
     with pytest.raises(UserError, match="does not use all 8 devices"):
         train.train(dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, mesh=(3, 2))))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(cfg, monkeypatch):
+    real = train.jit_step
+
+    def poisoned(*args):
+        step = real(*args)
+
+        def update(model, opt_state, batch):
+            model, opt_state, seen = step(model, opt_state, batch)
+            return model, opt_state, {**seen, "grad_norm": np.float32(np.nan)}
+
+        return update
+
+    monkeypatch.setattr(train, "jit_step", poisoned)
+    run = dataclasses.replace(cfg.run, log_every=1000, save_every=2)
+    with pytest.raises(UserError, match="gradient's norm nan"):
+        train.train(dataclasses.replace(cfg, run=run))
+    assert not list(Path(cfg.workdir).glob("checkpoints/[0-9]*"))
+
+
+def test_too_small_a_disk_is_said_before_the_first_step(cfg, monkeypatch):
+    monkeypatch.setattr(workdir.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 9))
+    with pytest.raises(UserError, match="GB are free"):
+        train.train(cfg)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c", 2)
+
+    def full(*args, **settings):
+        raise ValueError("RESOURCE_EXHAUSTED: no space left on device")
+
+    monkeypatch.setattr(checkpoints.manager, "save", full)
+    with pytest.raises(UserError, match="no space left"):
+        checkpoints.save(3, {"a": np.zeros(3, np.float32)})
+
+
+def test_a_step_too_big_for_the_device_says_what_to_change(cfg, monkeypatch):
+    def full(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(train, "fit", full)
+    with pytest.raises(UserError, match="accumulate"):
+        train.train(cfg)
+
+
+def test_a_finished_run_tells_when_other_scores_are_asked_for(cfg, capsys):
+    train.train(cfg)
+    train.train(cfg)
+    assert "differ" not in capsys.readouterr().out
+    heldout = dataclasses.replace(cfg.data)
+    train.train(dataclasses.replace(cfg, heldout=None if cfg.heldout else heldout))
+    assert "differ" in capsys.readouterr().out

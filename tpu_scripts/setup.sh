@@ -40,4 +40,13 @@ if ! command -v gcsfuse >/dev/null; then
   sudo apt-get update -qq && sudo apt-get install -y -qq gcsfuse
 fi
 mkdir -p ~/bucket
-mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$TPU_BUCKET") ~/bucket"
+mountpoint -q ~/bucket || gcsfuse --implicit-dirs $(printf %q "$TPU_BUCKET") ~/bucket
+# A checkpoint appears by the renaming of its folder: better to learn now that the bucket cannot.
+probe=~/bucket/.medsjax-probe
+rm -rf \$probe \$probe.moved && mkdir \$probe && touch \$probe/file
+if ! mv -T \$probe \$probe.moved; then
+  rm -rf \$probe
+  echo 'error: the bucket cannot rename folders; make one with --enable-hierarchical-namespace' >&2
+  exit 1
+fi
+rm -rf \$probe.moved"

@@ -1,0 +1,118 @@
+"""A run's folder: who may write into it, what run it belongs to, whether it is finished."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from medsjax import config, metrics, safetensors_io
+from medsjax.errors import UserError
+from medsjax.tokenizer import Tokenizer
+
+
+def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> dict:
+    """What makes two runs the same: contents, not paths, and the settings that change numbers."""
+    return {
+        "model": weights_sha256(folder),
+        "tokenizer": tokenizer.fingerprint,
+        "data": source.fingerprint,
+        **{k: getattr(cfg, k) for k in ("length", "batch", "epochs", "seed", "dtype")},
+        **{f"optim.{k}": v for k, v in dataclasses.asdict(cfg.optim).items()},
+    }
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 over an HF folder's config and weight files."""
+    files = sorted({entry.file for entry in safetensors_io.entries(folder).values()})
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    size = sum(f.stat().st_size for f in files)
+    look = {"unit": "B", "unit_scale": True, "leave": False, "disable": size < 1e9}
+    with tqdm(total=size, desc="hashing weights", **look) as bar:
+        for path in files:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+                    bar.update(len(block))
+    return digest.hexdigest()
+
+
+def claim(workdir: Path):
+    """A lock on the workdir, so that two runs do not write into it at once."""
+    file = open(workdir / ".lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{workdir}: another run is writing here; wait for it, or take another --config.workdir"
+        ) from None
+    except OSError:
+        pass  # a mounted bucket may know no locks
+    return file
+
+
+def check_identity(workdir: Path, wanted: dict, force: bool) -> None:
+    """Write identity.json, or refuse to resume where a value differs."""
+    path = workdir / "identity.json"
+    if path.is_file() and not force:
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"{path}: broken; restore it, or delete the run") from None
+        for key in wanted:
+            if found.get(key) != wanted[key]:
+                raise UserError(
+                    f"{workdir}: was started with {key}={found.get(key)!r}, now it is "
+                    f"{wanted[key]!r}; take another --config.workdir, or --config.run.force_resume"
+                )
+    write_json(path, wanted)
+
+
+def changed(path: Path, cfg: config.Config) -> bool:
+    """Whether a finished run measured something else than what is asked for now."""
+    ran = json.loads(path.read_text())
+    asked = json.loads(json.dumps(config.to_dict(cfg)))
+    return any(ran.get(part) != asked.get(part) for part in ("bench", "heldout"))
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write in one rename."""
+    temp = path.with_suffix(".tmp")
+    temp.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    os.replace(temp, path)
+
+
+def heldout_change(workdir: Path) -> str:
+    """The held-out loss before and after, from the metrics file."""
+    seen = [row.get("heldout_loss") for row in metrics.read(workdir / "metrics.jsonl")]
+    seen = [loss for loss in seen if loss is not None]
+    return f"; held-out loss {seen[0]:.3f} before, {seen[-1]:.3f} after" if seen else ""
+
+
+def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:
+    """The last checkpoint, the export and every bench asked for are there."""
+    wanted = [workdir / "checkpoints" / str(steps), workdir / "hf" / "config.json"]
+    if cfg.bench is not None and jax.process_count() == 1:
+        at = {"both": [0, steps], "start": [0], "end": [steps], "none": []}[cfg.run.bench_at]
+        wanted += [workdir / "eval" / f"step_{step}" / "scores.json" for step in at]
+    if hasattr(cfg.bench, "report"):
+        wanted.append(workdir / "report.html")
+    return all(path.exists() for path in wanted)
+
+
+def check_space(workdir: Path, state, keep: int) -> None:
+    """Refuse a run whose checkpoints would fill the disk hours from now."""
+    size = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(state))
+    there = sum(f.stat().st_size for f in workdir.glob("checkpoints/*/**/*") if f.is_file())
+    wanted, free = (keep + 1) * size - there, shutil.disk_usage(workdir).free
+    if wanted > free:
+        raise UserError(
+            f"{workdir}: {keep} checkpoints and one being written take {wanted / 1e9:.1f} GB more, "
+            f"{free / 1e9:.1f} GB are free; free space, lower run.keep, or take another workdir"
+        )
