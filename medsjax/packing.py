@@ -5,18 +5,13 @@ is split and none is dropped. What packing sorts by length, it shuffles back wit
 the result depends on the lengths alone and its order says nothing about them.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numba import njit
-from tqdm import tqdm
 
-from medsjax.errors import UserError
-
-CHUNK = 64  # examples a thread measures at a time
+from medsjax import measuring
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,52 +63,17 @@ def fill(rows: Rows, lengths: np.ndarray, row_length: int) -> float:
 def measure(source, cache_dir: str | Path, desc: str) -> tuple[np.ndarray, dict[str, int]]:
     """Lengths int32 [n] of all examples of `source` in tokens, and how many lost what to fit.
 
-    Each example is rendered once, on all cores; threads suffice, because tokenizers free the
-    interpreter lock. A source with `LOSSES`, a tuple of names, and `measure(i)`, a tuple of the
-    length and one number a name, has its losses counted; others have none. All is kept in
-    `cache_dir/<source.fingerprint>/lengths.npy`; the fingerprint must cover what it depends on.
+    Each example is rendered once, on all cores, under a progress bar named `desc`; a run that was
+    killed leaves what it had measured to the next. A source with `LOSSES`, a tuple of names, and
+    `measure(i)`, a tuple of the length and one number a name, has its losses counted; others have
+    none. All is kept under `cache_dir/<source.fingerprint>`; the fingerprint must cover what it
+    depends on.
     """
     names = getattr(source, "LOSSES", ())
-    table = _measured(source, cache_dir, desc, 1 + len(names))
+    folder = Path(cache_dir) / source.fingerprint
+    table = measuring.measure_all(source, 1 + len(names), folder, desc)
     lost = np.count_nonzero(table[:, 1:], axis=0).tolist()
     return np.ascontiguousarray(table[:, 0]), dict(zip(names, lost, strict=True))
-
-
-def _measured(source, cache_dir: str | Path, desc: str, width: int) -> np.ndarray:
-    path = Path(cache_dir) / source.fingerprint / "lengths.npy"
-    if path.exists():
-        table = np.load(path)
-        if table.shape != (len(source), width):
-            raise UserError(
-                f"{path}: measures {len(table)} examples, the data has {len(source)}; delete it"
-            )
-        return table
-    table = _measure_all(source, desc, width)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(unfinished, "wb") as file:
-        np.save(file, table)
-    os.replace(unfinished, path)
-    return table
-
-
-def _measure_all(source, desc: str, width: int) -> np.ndarray:
-    def measure_chunk(start: int) -> list[tuple[int, ...]]:
-        stop = min(start + CHUNK, len(source))
-        if width > 1:
-            return [source.measure(i) for i in range(start, stop)]
-        return [(len(source[i][0]),) for i in range(start, stop)]
-
-    table = np.empty((len(source), width), np.int32)
-    starts = range(0, len(source), CHUNK)
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        tqdm(total=len(source), desc=desc, unit="example", unit_scale=True) as bar,
-    ):
-        for start, chunk in zip(starts, threads.map(measure_chunk, starts), strict=True):
-            table[start : start + len(chunk)] = chunk
-            bar.update(len(chunk))
-    return table
 
 
 @njit(cache=True)

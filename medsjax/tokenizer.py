@@ -6,6 +6,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,22 +140,29 @@ def _open_codec(source: Path) -> "HFCodec | SentencePieceCodec":
         raise UserError(f"{source}: no such tokenizer folder or file")
     if source.suffix == ".bin":
         return SentencePieceCodec(_llama2c_proto(source))
+    add_bos = _setting(source.parent / "tokenizer_config.json", "add_bos_token")
     try:
-        return SentencePieceCodec(source.read_bytes())
-    except RuntimeError:  # all that the library raises
+        return SentencePieceCodec(source.read_bytes(), add_bos is not False)
+    except Exception:  # a RuntimeError of the library's, or protobuf's own kind
         raise UserError(f"{source}: not a sentencepiece model; fetch it again") from None
 
 
 def _config_stops(folder: Path) -> set[int]:
     stops: set[int] = set()
     for name in ("config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            try:
-                eos = json.loads((folder / name).read_text()).get("eos_token_id")
-            except (ValueError, AttributeError) as error:
-                raise UserError(f"{folder / name}: not a JSON object ({error})") from None
-            stops |= set(eos if isinstance(eos, list) else [] if eos is None else [eos])
+        eos = _setting(folder / name, "eos_token_id")
+        stops |= set(eos if isinstance(eos, list) else [] if eos is None else [eos])
     return stops
+
+
+def _setting(path: Path, key: str) -> Any:
+    """A value of the JSON object in `path`; None where there is no file or no such key."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text()).get(key)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a JSON object ({error})") from None
 
 
 class HFCodec:
@@ -182,7 +190,8 @@ class HFCodec:
         self.vocab_size = max(self.fast.get_vocab().values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        return self.fast.encode(text, add_special_tokens=False).ids
+        # One text as a batch: `encode` itself would hold the interpreter lock, and count offsets.
+        return self.fast.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: list[int]) -> str:
         return self.fast.decode(ids, skip_special_tokens=True)
@@ -204,16 +213,23 @@ class HFCodec:
         self.fast.encode_special_tokens = True
 
 
-class SentencePieceCodec:
-    """A sentencepiece model; it adds a begin-of-text where the model has one (Llama's habit)."""
+# Pieces the library finds in text although they steer a chat: `<reserved_106>` is Baichuan's user.
+CONTROL_LIKE = re.compile(r"<\|.*\|>|<\w+_\w+>|\[/?[A-Z0-9_]+\]")
 
-    def __init__(self, proto: bytes):
+
+class SentencePieceCodec:
+    """A sentencepiece model. `add_bos`: one begin-of-text where the model has it (Llama's habit).
+
+    Ids of a text are the library's own, but for user-defined pieces that look like control tokens.
+    """
+
+    def __init__(self, proto: bytes, add_bos: bool = True):
         import sentencepiece
 
-        self.proto = proto
+        self.proto, self.add_bos = proto, add_bos
         self.sp = sentencepiece.SentencePieceProcessor()
-        self.sp.LoadFromSerializedProto(proto)
-        self.bos_id = self.sp.bos_id() if self.sp.bos_id() >= 0 else None
+        self.sp.LoadFromSerializedProto(_inert(proto))
+        self.bos_id = self.sp.bos_id() if add_bos and self.sp.bos_id() >= 0 else None
         self.eos_id = self.sp.eos_id()
         self.vocab_size = self.sp.vocab_size()
 
@@ -221,20 +237,29 @@ class SentencePieceCodec:
         return self.sp.encode(text)
 
     def decode(self, ids: list[int]) -> str:
-        return self.sp.decode(ids)
+        # A checkpoint may have rows beyond the model's pieces (MEDITRON has 17).
+        return self.sp.decode([i for i in ids if i < self.vocab_size])
 
     def id(self, token: str) -> int | None:
         found = self.sp.piece_to_id(token)
         return None if found == self.sp.unk_id() else found
 
     def definition(self) -> bytes:
-        return self.proto
+        return self.proto + (b"" if self.add_bos else b"no begin-of-text")
 
-    def __getstate__(self) -> bytes:
-        return self.proto
+    def __reduce__(self) -> tuple:
+        return SentencePieceCodec, (self.proto, self.add_bos)
 
-    def __setstate__(self, proto: bytes) -> None:
-        self.__init__(proto)
+
+def _inert(proto: bytes) -> bytes:
+    """The model with its control-like user-defined pieces as control pieces, found in no text."""
+    from sentencepiece import sentencepiece_model_pb2 as pb
+
+    model, kind = pb.ModelProto.FromString(proto), pb.ModelProto.SentencePiece
+    for piece in model.pieces:
+        if piece.type == kind.USER_DEFINED and CONTROL_LIKE.fullmatch(piece.piece):
+            piece.type = kind.CONTROL
+    return model.SerializeToString()
 
 
 def _llama2c_proto(path: Path) -> bytes:

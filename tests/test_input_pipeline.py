@@ -158,7 +158,16 @@ def test_starting_at_a_step_continues_from_it(start_step):
 
 
 def test_worker_processes_read_the_same():
-    assert_equal(read(start_step=1, workers=2), read(start_step=1))
+    """Here those of one host in four; that hosts together read what one reads is tested above."""
+    host = {"process_index": 2, "process_count": 4}
+    assert_equal(read(start_step=1, workers=2, **host), read(start_step=1, **host))
+
+
+def test_any_step_alone_is_that_step():
+    """In any order, as a step is a function of its number."""
+    alone, whole = steps(), read()
+    for step in np.random.default_rng(0).permutation(len(alone)):
+        assert_equal([alone[step]], [whole[step]])
 
 
 def test_steps_pickle():

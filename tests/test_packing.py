@@ -1,13 +1,14 @@
-import os
-import threading
+import gzip
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsjax.errors import UserError
-from medsjax.packing import fill, measure, pack
+from medsjax.packing import fill, pack
+from medsjax.tokenizer import Tokenizer
 
 
 def mixed_lengths(n: int) -> np.ndarray:
@@ -83,53 +84,18 @@ def test_a_length_outside_the_row_names_its_example(length):
         pack(np.array([5, 100, length, 7]), 100)
 
 
-class Source:
-    fingerprint = "ab12"
-
-    def __init__(self, lengths):
-        self.lengths, self.calls, self.lock = lengths, 0, threading.Lock()
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def __getitem__(self, i):
-        with self.lock:
-            self.calls += 1
-        n = self.lengths[i]
-        return np.zeros(n, np.int32), np.ones(n, np.bool_)
-
-
-def test_measure_reads_each_example_once_and_remembers(tmp_path):
-    source = Source(mixed_lengths(1000))
-    lengths, lost = measure(source, tmp_path, "measure")
-    assert lost == {}
-    assert lengths.dtype == np.int32
-    np.testing.assert_array_equal(lengths, source.lengths)
-    np.testing.assert_array_equal(measure(source, tmp_path, "measure")[0], source.lengths)
-    assert source.calls == 1000
-    assert os.listdir(tmp_path / "ab12") == ["lengths.npy"]
-
-
-def test_measure_leaves_nothing_behind_when_an_example_fails(tmp_path):
-    with pytest.raises(ValueError):
-        measure(Source([3, 4, -1]), tmp_path, "measure")
-    assert not list(tmp_path.rglob("*.npy*"))
-
-
-def test_measure_counts_the_examples_that_lost_something(tmp_path):
-    class Losing(Source):
-        LOSSES = ("shots", "text")
-
-        def measure(self, i: int) -> tuple[int, int, int]:
-            return self.lengths[i], 2 * (i % 3 == 0), 0
-
-    for _ in range(2):  # measured, then from the cache
-        lengths, lost = measure(Losing([5, 3, 4, 9]), tmp_path, "measure")
-        assert lengths.tolist() == [5, 3, 4, 9]
-        assert lost == {"shots": 2, "text": 0}
-
-
-def test_measure_refuses_lengths_of_other_data(tmp_path):
-    measure(Source([3, 4]), tmp_path, "measure")
-    with pytest.raises(UserError, match="measures 2 examples, the data has 3"):
-        measure(Source([3, 4, 5]), tmp_path, "measure")
+def test_real_lengths_fill_their_rows(realdata):
+    """Every tenth instance of the real task files, in Llama-3-style BPE of the bundled base."""
+    tokenizer = Tokenizer.load(Path(__file__).parent.parent / "data" / "sample" / "base")
+    lengths = []
+    for path in sorted((realdata / "corpora_medsins").glob("task*.json.gz")):
+        task = json.loads(gzip.decompress(path.read_bytes()))
+        definition = len(tokenizer.encode(task["Definition"][0]))
+        for instance in task["Instances"][::10]:
+            output = instance["output"]
+            answer = output if isinstance(output, str) else output[0]
+            n = definition + len(tokenizer.encode(instance["input"] + answer))
+            lengths.append(min(n, 2048))
+    assert len(lengths) > 7_000
+    lengths = np.array(lengths, np.int32)
+    assert fill(pack(lengths, 2048), lengths, 2048) >= 0.995
