@@ -1,20 +1,21 @@
 """Any MedS-Ins task file becomes a header and a stream of instances, or one clear error.
 
 A task file is one JSON document, plain or gzipped; the benchmark's `.jsonl` files are one document
-too. Files reach gigabytes, so they are read as a stream of events. Errors name the file, the
-instance (counted from 0) and the rule, and never quote the text: it may be a patient's.
+too. Files reach gigabytes, so they are read as a stream (data/json_stream.py). Errors name the
+file, the instance (counted from 0) and the rule, and never quote the text: it may be a patient's.
+
+An instance that breaks a rule ends the reading, unless `max_bad` allows for some: those are left
+out, counted, and handed to whoever wants to keep them. A file that is broken as a whole is refused.
 """
 
-import gzip
 import re
-import zlib
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-import ijson
-
+from data.json_stream import Document, Members
 from medsjax.errors import UserError
 
 HEADER = (
@@ -23,11 +24,6 @@ HEADER = (
     *("Positive Examples", "Negative Examples"),
 )
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-MAX_DEPTH = 32  # a task file needs 4; thousands of nested brackets are an attack on memory
-CHUNK = 1 << 16  # bytes read at a time
-
-Events = Iterator[tuple[str, Any]]
-_parser = ijson.get_backend("yajl2_c")
 
 
 class Instance(NamedTuple):
@@ -36,12 +32,22 @@ class Instance(NamedTuple):
     outputs: tuple[str, ...]  # gold answers, at least one; an answer may be ""
 
 
+class Bad(NamedTuple):
+    """An instance that breaks a rule."""
+
+    ordinal: int  # its place in the file, from 0
+    rule: str
+    value: Any  # as it stands in the file
+
+
 @dataclass(frozen=True)
 class TaskFile:
     path: Path
     task: str  # "task12", from the file name
-    n: int  # instances in the file, at least one
+    n: int  # good instances in the file, at least one
     header: dict[str, Any] = field(repr=False)  # those keys of HEADER that the file has
+    bad: int = 0  # instances left out
+    max_bad: int = 0
 
     @property
     def definitions(self) -> tuple[str, ...]:
@@ -58,244 +64,167 @@ class TaskFile:
         return tuple(texts)
 
     def instances(self) -> Iterator[Instance]:
-        """The instances in file order. Raises `UserError` at the first broken one."""
-        events = _events(self.path)
-        next(events)
-        for _, key in events:
-            event, _ = next(events)
-            if key == "Instances":
-                yield from self._instances(events)
-                return
-            _skip(event, events)
-
-    def _instances(self, events: Events) -> Iterator[Instance]:
-        ids: set[str] = set()
-        for ordinal in range(self.n):
-            event, value = next(events)
-            place = f"{self.path}: {self.task}, instance {ordinal}"
-            instance = _instance(place, self.task, ordinal, _value(event, value, events))
-            if instance.id in ids:
-                raise UserError(f"{place}: its id stands earlier in the file; ids must be unique")
-            ids.add(instance.id)
-            yield instance
+        """The good instances in file order."""
+        return iter(Scan(self.path, self.max_bad))
 
 
 def task_id(path: Path) -> str:
-    """ "task12" of `task12_pubmedqa_classification.json`."""
-    match = re.match(r"task\d+(?=[_.])", path.name)
+    """ "task12" of `task12_pubmedqa_classification.json`: the number alone tells the task.
+
+    So the authors' typos in names (`enetity`, `verication`) and their suffixes do not matter.
+    """
+    match = re.match(r"task(\d+)(?=[_.])", path.name)
     if match is None or not path.name.endswith(SUFFIXES):
         raise UserError(
             f"{path}: a task file is named task<number>_<source>_<kind>.json, .jsonl or .json.gz;"
             " rename it"
         )
-    return match.group()
+    return f"task{int(match[1])}"
 
 
-def read(path: str | Path) -> TaskFile:
-    """The header and the number of instances: one pass over the whole document.
+def read(path: str | Path, max_bad: int = 0) -> TaskFile:
+    """The header and the number of instances: one pass over the whole document, all looked at.
 
-    Raises `UserError` where it is no task file; the instances are checked as they are read.
+    Raises `UserError` where it is no task file, and at the first bad instance over `max_bad`.
     """
-    path = Path(path)
-    task = task_id(path)
-    header: dict[str, Any] = {}
-    n = None
-    events = _events(path)
-    if next(events)[0] != "start_map":
+    scan = Scan(path, max_bad)
+    for _ in scan:
+        pass
+    return scan.file()
+
+
+class Scan:
+    """One pass over a task file: iterate over it for its instances, then ask for its `file()`."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        max_bad: int = 0,
+        on_bad: Callable[[Bad], object] | None = None,
+    ):
+        self.path, self.max_bad = Path(path), max_bad
+        self.task = task_id(self.path)
+        self._on_bad = on_bad
+        self._n = self._bad = 0
+        self._document = Document(self.path)
+
+    def __iter__(self) -> Iterator[Instance]:
+        """The good instances in file order. Raises `UserError` at the first bad one too many."""
+        ids, task = _Ids(), self.task
+        for ordinal, value in enumerate(self._document.items()):
+            found = _instance(task, ordinal, value)
+            if type(found) is Instance:
+                if ids.add(found.id):
+                    self._n += 1
+                    yield found
+                    continue
+                found = "its id stands earlier in the file; ids must be unique"
+            self._refuse(Bad(ordinal, found, value))
+        self.file()
+
+    def _refuse(self, bad: Bad) -> None:
+        self._bad += 1
+        if self._bad > self.max_bad:
+            more = f" ({self._bad} such, over the limit of {self.max_bad})" if self.max_bad else ""
+            raise UserError(f"{self.path}: {self.task}, instance {bad.ordinal}: {bad.rule}{more}")
+        if self._on_bad:
+            self._on_bad(bad)
+
+    def position(self) -> int:
+        """Bytes of the file read so far."""
+        return self._document.position()
+
+    def header(self) -> dict[str, Any]:
+        """Those fields of HEADER that the file has; amid the pass, those that were met already."""
+        members = self._document.members()
+        known = isinstance(members, Members)
+        return {key: members[key] for key in HEADER if known and key in members}
+
+    def file(self) -> TaskFile:
+        """The whole file's account, after the pass."""
+        _check(self.path, self.task, self._document.members(), self._n, self._bad)
+        file = TaskFile(self.path, self.task, self._n, self.header(), self._bad, self.max_bad)
+        if not file.definitions:
+            raise UserError(f"{self.path}: {self.task} has no Definition; write what it asks for")
+        return file
+
+
+def _check(path: Path, task: str, members: Any, n: int, bad: int) -> None:
+    """Refuse a document, its Instances emptied, that is no task file with `n` good instances."""
+    if not isinstance(members, Members):
         raise UserError(
             f"{path}: {task}: the top level must be an object with Definition and Instances"
         )
-    for event, key in events:
-        if event == "end_map":
-            continue  # what follows the document is looked at too
-        event, value = next(events)
-        if key == "Instances":
-            n = _count_instances(path, event, events, seen=n is not None)
-        elif key in HEADER:
-            header[key] = _value(event, value, events)
-        else:
-            _skip(event, events)
-    if n is None:
+    if "Instances" not in members:
         raise UserError(f"{path}: {task} has no Instances; a task file needs this list")
-    file = TaskFile(path, task, n, header)
-    if not file.definitions:
-        raise UserError(f"{path}: {task} has no Definition; write what the task asks for")
-    return file
-
-
-def _count_instances(path: Path, event: str, events: Events, seen: bool) -> int:
-    if seen:
-        raise UserError(f"{path}: Instances stands twice; merge the two lists")
-    if event != "start_array":
-        raise UserError(f"{path}: Instances is {_KIND[event]}; it must be a list of objects")
-    n = _count(events)
+    if not isinstance(members["Instances"], list):
+        kind = _KIND[type(members["Instances"])]
+        raise UserError(f"{path}: Instances is {kind}; it must be a list of objects")
+    for key in members.twice:
+        if key == "Instances" or key in HEADER:
+            raise UserError(f"{path}: {key} stands twice; merge the two")
+    if any(key.startswith("Instances.") for key in members):  # ijson takes it for a path
+        raise UserError(f"{path}: a key beside Instances begins with 'Instances.'; rename it")
     if n == 0:
-        raise UserError(f"{path}: Instances is empty; take the file out of the folder")
-    return n
+        left = f": all {bad} are bad" if bad else "; take the file out of the folder"
+        raise UserError(f"{path}: Instances is empty{left}")
 
 
 _KIND = {
-    **{"start_map": "an object", "start_array": "a list", "string": "a string"},
-    **{"number": "a number", "boolean": "true or false", "null": "null"},
+    **{Members: "an object", str: "a string", type(None): "null"},
+    **{int: "a number", float: "a number", bool: "true or false"},
 }
 
 
-def _instance(place: str, task: str, ordinal: int, value: Any) -> Instance:
-    if not isinstance(value, dict):
-        raise UserError(f"{place}: it must be an object with input and output; correct it")
-    text, output, given = (value.get(key) for key in ("input", "output", "id"))
+def _instance(task: str, ordinal: int, value: Any) -> Instance | str:
+    """The instance, or the rule that it breaks."""
+    if not isinstance(value, Members):
+        return "it must be an object with input and output; correct it"
+    text, output, given = value.get("input"), value.get("output"), value.get("id")
+    if value.twice:
+        return "a key stands twice in it; keep one"
     if not isinstance(text, str):
-        raise UserError(f"{place}: input is missing or no string; correct it")
+        return "input is missing or no string; correct it"
     outputs = (output,) if isinstance(output, str) else output
     if not isinstance(outputs, list | tuple) or not outputs:
-        raise UserError(f"{place}: output must be a string or a list with at least one; correct it")
-    if not all(isinstance(answer, str) for answer in outputs):
-        raise UserError(f"{place}: output holds something that is no string; correct it")
-    if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-        raise UserError(f"{place}: id must be a string; correct it, or leave it out")
-    id = f"{task}-{ordinal}" if given is None or given == "" else str(given)
-    return Instance(id, text, tuple(outputs))
+        return "output must be a string or a list with at least one; correct it"
+    for answer in outputs:
+        if not isinstance(answer, str):
+            return "output holds something that is no string; correct it"
+    if given is None or given == "":
+        return Instance(f"{task}-{ordinal}", text, tuple(outputs))
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        return "id must be a string; correct it, or leave it out"
+    return Instance(str(given), text, tuple(outputs))
 
 
-# Events to values. The parser has seen to it that they nest properly.
+class _Ids:
+    """A set of strings by their 64-bit hashes: 16 bytes each at most, where a set takes over 100.
 
-
-def _value(event: str, value: Any, events: Events) -> Any:
-    """The JSON value that begins with this event; the depth is bounded by `_events`."""
-    if event == "start_array":
-        items = []
-        for event, value in events:
-            if event == "end_array":
-                return items
-            items.append(_value(event, value, events))
-    if event == "start_map":
-        members = {}
-        for event, key in events:
-            if event == "end_map":
-                return members
-            members[key] = _value(*next(events), events)
-    return value
-
-
-def _skip(event: str, events: Events) -> None:
-    if event in ("start_map", "start_array"):
-        _count(events)
-
-
-def _count(events: Events) -> int:
-    """How many values lie directly in the array that has just been opened; reads to its end."""
-    n = depth = 0
-    for event, _ in events:
-        if event in ("end_array", "end_map"):
-            if depth == 0:
-                break
-            depth -= 1
-        elif event != "map_key":
-            n += depth == 0
-            depth += event in ("start_array", "start_map")
-    return n
-
-
-# Bytes to events.
-
-
-def _events(path: Path) -> Events:
-    """The document's events. Anything wrong with the file as a whole is a `UserError` here."""
-    try:
-        with _open(path) as file:
-            reader = _Reader(path, file)
-            depth = 0
-            for event, value in _parser.basic_parse(reader, buf_size=CHUNK, use_float=True):
-                if event in ("start_map", "start_array"):
-                    depth += 1
-                    if depth > MAX_DEPTH:
-                        raise UserError(
-                            f"{path}: brackets nest deeper than {MAX_DEPTH}; no task file needs it"
-                        )
-                elif event in ("end_map", "end_array"):
-                    depth -= 1
-                yield event, value
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: the gzip file is damaged or cut short; fetch it again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a task file") from error
-    except (ijson.JSONError, ValueError) as error:
-        raise _not_json(path, str(error), reader.offset) from None
-
-
-def _not_json(path: Path, message: str, offset: int) -> UserError:
-    """The parser's message quotes the text, so only its kind is told, and where."""
-    if offset == 0:
-        return UserError(f"{path}: the file is empty; fetch it again")
-    if "premature EOF" in message:
-        return UserError(f"{path}: not JSON: it ends early, at byte {offset}; fetch it again")
-    at = _locate(path, offset - CHUNK)
-    if "trailing garbage" in message:
-        return UserError(
-            f"{path}: not one JSON document: more follows at byte {at};"
-            " a task file is a single object, whatever its suffix"
-        )
-    return UserError(f"{path}: not JSON: error at byte {at}; correct or fetch it again")
-
-
-def _locate(path: Path, fine_from: int) -> int:
-    """The byte the parser stumbles over: read again, one byte at a time in the chunk at fault."""
-    with _open(path) as file:
-        reader = _Reader(path, file, fine_from)
-        try:
-            for _ in _parser.basic_parse(reader, buf_size=CHUNK, use_float=True):
-                pass
-        except (ijson.JSONError, ValueError):
-            pass
-        return max(reader.offset - 1, 0)
-
-
-def _open(path: Path) -> BinaryIO:
-    """The file's bytes, after the byte order mark if it has one."""
-    file = (gzip.open if path.name.endswith(".gz") else open)(path, "rb")
-    if file.read(3) != b"\xef\xbb\xbf":
-        file.seek(0)
-    return file
-
-
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_LONE = re.compile(
-    rb"(?<!\\)(?:\\\\)*(?:"  # an even number of backslashes before
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD]([c-fC-F][0-9a-fA-F]{2}))"
-)
-_TAIL = 64  # bytes looked at again, as an escape may be cut in two by the end of a chunk
-
-
-class _Reader:
-    """What the parser reads from: counts the bytes and watches for half characters.
-
-    The parser turns one half of an escaped surrogate pair into "?" without a word.
+    Open addressing; 0 marks an empty slot.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, fine_from: int | None = None):
-        self._path, self._file, self._fine_from = path, file, fine_from
-        self._tail = b""
-        self.offset = file.tell()
+    def __init__(self):
+        self._slots, self._n = array("q", bytes(8 << 10)), 0
 
-    def read(self, size: int) -> bytes:
-        fine = self._fine_from is not None and self.offset >= self._fine_from
-        chunk = self._file.read(1 if fine and size else size)
-        if size and not fine:
-            self._check(chunk)
-        self.offset += len(chunk)
-        return chunk
+    def add(self, id: str) -> bool:
+        """Whether it is new."""
+        if not self._put(hash(id) or 1):
+            return False
+        self._n += 1
+        if 3 * self._n > 2 * len(self._slots):
+            old, self._slots = self._slots, array("q", bytes(16 * len(self._slots)))
+            for key in filter(None, old):
+                self._put(key)
+        return True
 
-    def _check(self, chunk: bytes) -> None:
-        text = self._tail + chunk
-        begin = 8 if len(self._tail) == _TAIL else 0  # seen before, and now without what precedes
-        if _SURROGATE.search(text):
-            for match in _LONE.finditer(text):
-                whole = match[1] or match.end() + 6 <= len(text) or not chunk
-                if whole and match.start() >= begin:
-                    at = self.offset - len(self._tail) + match.end() - 6
-                    raise UserError(
-                        f"{self._path}: half of a surrogate pair is escaped at byte {at};"
-                        " write the whole character"
-                    )
-        self._tail = text[-_TAIL:]
+    def _put(self, key: int) -> bool:
+        slots = self._slots
+        mask = len(slots) - 1
+        i = key & mask
+        while found := slots[i]:
+            if found == key:
+                return False
+            i = (i + 1) & mask
+        slots[i] = key
+        return True

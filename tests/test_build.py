@@ -2,7 +2,7 @@
 
 import json
 import os
-import pickle
+import signal
 import stat
 import subprocess
 import sys
@@ -10,66 +10,31 @@ import time
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 
 from data import build as module
-from data.build import Built, Record, build, content_fingerprint, find, open_or_build
-from medsjax.errors import UserError
-
-TEXTS = ["plain", "", " \n spaces\t", "病 😀 \u2028", "ends in nul\0", "\0", '"quoted"\\']
-
-
-def write_task(folder: Path, number: int, n: int = 5, **header) -> Path:
-    """A small task file with texts that are hard to keep; its inputs tell task and place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    instances = [
-        {"input": f"task{number} in {i} {TEXTS[i % 7]}", "output": TEXTS[i % 7 : i % 7 + 2] or "x"}
-        for i in range(n)
-    ]
-    document = {"Definition": [f"define {number}"], **header, "Instances": instances}
-    path = folder / f"task{number}_made_up.json"
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return path
+from data import shards, sources
+from data.build import Built, build, find, main, open_or_build
+from data.sources import content_fingerprint
+from medsjax.errors import UserError, run_main
+from tests import task_files
+from tests.task_files import leftovers, spoil, wanted, write_task
 
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    write_task(tmp_path / "source", 100, n=9)
-    write_task(
-        tmp_path / "source" / "NER",
-        9,
-        n=3,
-        Definition=["original", "first", "", "second"],
-        Categories=["Extraction"],
-        Domains=["Medicine", "Biology"],
-        Input_language="Chinese",
-        Output_language=["Chinese", "English"],
-        Source=["a", "b"],
-    )
-    (tmp_path / "source" / "RewriteDefinitions.json").write_text("{}")
-    return tmp_path / "source"
-
-
-def wanted(source: Path) -> list[Record]:
-    records = []
-    for path in find(source):
-        task = path.name.split("_")[0]
-        for i, instance in enumerate(json.loads(path.read_text())["Instances"]):
-            output = instance["output"]
-            outputs = (output,) if isinstance(output, str) else tuple(output)
-            records.append(Record(task, f"{task}-{i}", instance["input"], outputs))
-    return records
-
-
-def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    return task_files.folder(tmp_path / "source")
 
 
 @pytest.mark.parametrize("shard", [5, 200_000])
 def test_what_goes_in_comes_out(source, tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(module, "SHARD", shard)
+    monkeypatch.setattr(shards, "SHARD", shard)
     built = build(find(source), "ins", tmp_path / "built")
-    assert [built[i] for i in range(len(built))] == wanted(source)
-    assert len(list((tmp_path / "built").glob("*.array_record*"))) == -(-12 // shard)
+    assert [built[i] for i in range(len(built))] == list(built) == wanted(source)
+    lengths = [3, 5, 4] if shard == 5 else [3, 9]  # tasks share no file
+    assert len(list((tmp_path / "built").glob("*.array_record*"))) == len(lengths)
+    split = tfds.builder_from_directory(built.path).info.splits["train"]
+    assert split.shard_lengths == lengths
     for task in built.tasks.values():
         own = [i for i in range(len(built)) if built[i].task == task.task]
         assert own == list(range(task.start, task.start + task.n))
@@ -86,17 +51,10 @@ def test_what_holds_for_a_task(source, tmp_path):
     assert built.tasks["task100"].category == "" and built.tasks["task100"].rewrites == ()
 
 
-def test_pickles_by_reopening(source, tmp_path):
-    built = build(find(source), "ins", tmp_path / "built")
-    again = pickle.loads(pickle.dumps(built))
-    assert [again[i] for i in range(len(again))] == wanted(source)
-    assert len(pickle.dumps(built)) < 500
-
-
 def test_the_same_content_is_built_once(source, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     first = open_or_build(source, "ins", cache)
-    monkeypatch.setattr(module, "_write", None)  # a second build would call it
+    monkeypatch.setattr(shards, "write", None)  # a second build would call it
     assert open_or_build(source, "ins", cache).path == first.path
     assert build(find(source), "ins", first.path).fingerprint == first.fingerprint
     assert open_or_build(first.path, "ins", cache).path == first.path
@@ -136,56 +94,55 @@ def test_a_failed_build_leaves_nothing(source, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_killed_build_is_no_obstacle_and_is_swept_later(source, tmp_path, monkeypatch):
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from data import build, shards
+def stop(*_):
+    print("records written", flush=True)
+    time.sleep(60)
+build._finish = stop  # no index yet
+build.build(build.find(sys.argv[1]), "ins", Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_build_is_no_obstacle_and_a_live_one_is_left_alone(source, tmp_path):
     out = tmp_path / "out" / "built"
-    script = (
-        "import os, signal, sys; from data import build as b; from pathlib import Path\n"
-        "b._info = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"  # records written, no index
-        "b.build(b.find(sys.argv[1]), 'ins', Path(sys.argv[2]))"
-    )
-    killed = subprocess.run([sys.executable, "-c", script, str(source), str(out)])
-    assert killed.returncode == -9 and not out.exists()
+    command = [sys.executable, "-c", KILLED, str(source), str(out)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert other.stdout.readline()
     (left,) = leftovers(out.parent)
     (out.parent / ".built-notes").mkdir()  # not ours
-    built = build(find(source), "ins", out)
-    assert len(built) == 12 and leftovers(out.parent).count(left) == 1  # it may still be alive
-    os.utime(out.parent / left, (time.time() - 90_000,) * 2)
-    os.utime(out.parent / ".built-notes", (time.time() - 90_000,) * 2)
     module._sweep(out)
+    assert sorted(leftovers(out.parent)) == [".built-notes", left]
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    other.stdout.close()
+    assert len(build(find(source), "ins", out)) == 12
     assert leftovers(out.parent) == [".built-notes"]
 
 
+def test_what_another_machine_left_goes_after_a_day(source, tmp_path):
+    left = tmp_path / ".built.building-elsewhere-abcd_123"
+    left.mkdir()
+    build(find(source), "ins", tmp_path / "built")
+    assert left.exists()
+    os.utime(left, (time.time() - 90_000,) * 2)
+    module._sweep(tmp_path / "built")
+    assert not left.exists()
+
+
 def test_two_builders_at_once_agree(source, tmp_path, monkeypatch):
-    out, write = tmp_path / "built", module._write
+    out, write = tmp_path / "built", shards.write
 
-    def slow(files, set_, folder, fingerprint):
-        monkeypatch.setattr(module, "_write", write)
-        build(files, set_, out, fingerprint)  # another process is done meanwhile
-        write(files, set_, folder, fingerprint)
+    def slow(*args):
+        monkeypatch.setattr(shards, "write", write)
+        build(find(source), "ins", out)  # another process is done meanwhile
+        return write(*args)
 
-    monkeypatch.setattr(module, "_write", slow)
+    monkeypatch.setattr(shards, "write", slow)
     assert len(build(find(source), "ins", out)) == 12
     assert leftovers(tmp_path) == []
-
-
-def test_a_damaged_build_is_refused(source, tmp_path):
-    out = tmp_path / "built"
-    index = build(find(source), "ins", out).path / module.INDEX
-    text = index.read_text()
-    for damage, rule in (
-        (text[:-9], "missing or broken"),
-        (text.replace('"format": 1', '"format": 0'), "another format"),
-        (text.replace('"files"', '"file"'), "another format"),
-        ("[]", "another format"),
-    ):
-        index.write_text(damage)
-        with pytest.raises(UserError, match=rule):
-            open_or_build(out, "ins")
-    index.write_text(text)
-    (records,) = out.glob("*.array_record*")
-    os.truncate(records, records.stat().st_size - 1)
-    with pytest.raises(UserError, match=f"{records.name} is missing or not of"):
-        Built(out)
 
 
 def test_paths_that_hold_nothing(source, tmp_path):
@@ -197,8 +154,46 @@ def test_paths_that_hold_nothing(source, tmp_path):
     with pytest.raises(UserError, match="exists and is no built folder"):
         build(find(source), "ins", source)
     (source / "task9_again.json.gz").touch()
-    with pytest.raises(UserError, match="the same task as"):
+    with pytest.raises(UserError, match=r"the same task as .*keep one"):
         find(source)
+
+
+def test_definitions_replace_those_of_the_files(source, tmp_path):
+    path = tmp_path / "RewriteDefinitions.json"
+    entry = {"original_def": "new", "auto_rewrite_def": ["newer", " ", "newest"]}
+    path.write_text(json.dumps({"task9": entry, "task77": entry}))
+    definitions = sources.read_definitions(path)
+    plain = build(find(source), "ins", tmp_path / "a")
+    built = build(find(source), "ins", tmp_path / "b", definitions=definitions)
+    task = built.tasks["task9"]
+    assert (task.definition, task.rewrites, task.redefined) == ("new", ("newer", "newest"), True)
+    assert built.tasks["task100"] == plain.tasks["task100"]
+    assert list(built) == list(plain) and built.fingerprint != plain.fingerprint
+    assert [note.split()[-1] for note in module.notes(built)] == ["task100"]
+    with pytest.raises(UserError, match="build of other files"):
+        build(find(source), "ins", tmp_path / "a", definitions=definitions)
+
+
+def test_delete_removes_a_build_and_its_copy(source, tmp_path):
+    cache = tmp_path / "cache"
+    other = open_or_build(write_task(tmp_path / "x", 5), "ins", cache)
+    copy = open_or_build(source, "ins", cache)
+    definitions = {"task9": sources.Definitions("new", ())}
+    spoil(write_task(tmp_path / "y", 3), 2)
+    built = build(find(source), "ins", tmp_path / "built", definitions=definitions)
+    bad = build(find(tmp_path / "y"), "ins", tmp_path / "bad", max_bad=1)
+    (built.path / "notes").touch()
+    with pytest.raises(UserError, match="holds notes, which no build writes"):
+        module.delete(built.path, cache)
+    assert Built(built.path) and Built(copy.path)
+    (built.path / "notes").unlink()
+    assert module.delete(built.path, cache) == [built.path, copy.path]
+    assert not built.path.exists() and not copy.path.exists() and Built(other.path)
+    assert module.delete(bad.path, cache) == [bad.path] and not bad.path.exists()
+    for path in (source, tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="missing or broken"):
+            module.delete(path, cache)
+    assert find(source)
 
 
 def test_the_command_without_tensorflow(source, tmp_path):
@@ -211,3 +206,27 @@ def test_the_command_without_tensorflow(source, tmp_path):
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
     assert "task100" in shown and "12 examples of 2 tasks" in shown
+
+
+def test_the_command(source, tmp_path, monkeypatch, capsys):
+    definitions = tmp_path / "definitions.json"
+    definitions.write_text('{"task9": {"original_def": "a"}}')
+    out = str(tmp_path / "built")
+    spoil(find(source)[0], 2)
+
+    def run(*args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["build", *args])
+        run_main(main)
+        return " ".join(capsys.readouterr().out.split())
+
+    command = ("--set", "bench", "--source", str(source), "--out", out, "--max-bad", "1")
+    shown = run(*command, "--definitions", str(definitions))
+    assert "11 examples of 2 tasks" in shown
+    assert "1 bad instances left out" in shown and "quarantine.jsonl" in shown
+    assert "definitions replaced in 1 tasks; 1 tasks it lacks keep their own: task100" in shown
+    assert f"deleted {out}" in run("--delete", out)
+    assert not Path(out).exists()
+    for wrong in (["--set", "ins"], [*command[:-1], "-1"], ["--delete", out]):
+        with pytest.raises(SystemExit) as caught:
+            run(*wrong)
+        assert caught.value.code == 2

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,50 +9,11 @@ import pytest
 
 from data import task_file
 from medsjax.errors import UserError
-
-SECRET = "Mrs Example"  # stands for patients' text, which no error may quote
-NAME = "task12_made_up_classification.json"
-INSTANCE = {"input": SECRET, "output": ["yes", "no"]}
-GOOD = {"Definition": [SECRET, "again"], "Instances": [INSTANCE, INSTANCE]}
-
-
-def write(folder: Path, content, name: str = NAME) -> Path:
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    path = folder / name
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return path
+from tests.task_files import GOOD, INSTANCE, NAME, SECRET, write
 
 
 def read_all(path: Path) -> list[task_file.Instance]:
     return list(task_file.read(path).instances())
-
-
-def texts(seed: int, n: int) -> list[str]:
-    """Texts with quotes, controls, other scripts and characters outside the basic plane."""
-    alphabet = [*'ab \\"/\t\n\r\0{}[]:,', "é", "病", "ж", "😀", "\u2028", "\ufeff", "\x7f"]
-    rng = np.random.default_rng(seed)
-    return ["".join(rng.choice(alphabet, rng.integers(0, 40))) for _ in range(n)]
-
-
-@pytest.mark.parametrize("ascii_only", [True, False])
-@pytest.mark.parametrize("chunk", [7, 1 << 16])
-def test_gives_what_json_gives(tmp_path, monkeypatch, ascii_only, chunk):
-    monkeypatch.setattr(task_file, "CHUNK", chunk)
-    words = texts(0, 60)
-    instances = [{"id": f"i{k}", "input": words[k], "output": words[k : k + 3]} for k in range(50)]
-    document = {
-        "Definition": [*words[:3], "x"],
-        "Domains": ["Medicine"],
-        "Positive Examples": [{"input": "a", "output": "b", "explanation": {"deep": [1.5, None]}}],
-        "Unknown": {"nested": [[{}], True]},
-        "Instances": instances,
-    }
-    path = write(tmp_path, json.dumps(document, ensure_ascii=ascii_only).encode())
-    file = task_file.read(path)
-    assert file.n == 50 and file.task == "task12"
-    assert file.header == {k: document[k] for k in ("Definition", "Domains", "Positive Examples")}
-    found = [{"id": i.id, "input": i.input, "output": list(i.outputs)} for i in file.instances()]
-    assert found == instances
 
 
 def test_every_order_of_keys_and_every_container(tmp_path):
@@ -114,13 +74,16 @@ BROKEN = {
     "huge number": (b'{"id": ' + b"1" * 5000 + b"}", "error at byte"),
     "json lines": (b'{"a": 1}\n{"a": 2}', "more follows at byte 9"),
     "top level list": ([GOOD], "top level must be an object"),
-    "top level text": (SECRET, "top level must be an object"),
+    "top level text": (json.dumps(SECRET), "top level must be an object"),
     "no instances": (broken(Instances=None), "no Instances"),
     "instances null": (b'{"Definition": "a", "Instances": null}', "Instances is null"),
     "instances object": (broken(Instances={"a": INSTANCE}), "Instances is an object"),
     "instances text": (broken(Instances=SECRET), "Instances is a string"),
     "instances empty": (broken(Instances=[]), "Instances is empty"),
-    "instances twice": (b'{"Instances": [1], "Instances": [2]}', "stands twice"),
+    "instances twice": (
+        json.dumps(GOOD).encode()[:-1] + b', "Instances": []}',
+        "Instances stands twice",
+    ),
     "no definition": (broken(Definition=None), "no Definition"),
     "definition empty": (broken(Definition=[]), "no Definition"),
     "definition number": (broken(Definition=[3]), "Definition must be"),
@@ -134,6 +97,18 @@ BROKEN = {
     "output numbers": (with_instance({"input": "a", "output": ["a", 1]}), "instance 1: output"),
     "id list": (with_instance(INSTANCE | {"id": ["a"]}), "instance 1: id"),
     "id true": (with_instance(INSTANCE | {"id": True}), "instance 1: id"),
+    "input twice": (
+        json.dumps(with_instance({"input": SECRET, "output": "b"})).replace(
+            '"output": "b"', '"output": "b", "input": "c"'
+        ),
+        "instance 1: a key stands twice",
+    ),
+    "definition twice": (
+        json.dumps(GOOD)[:-1] + ', "Definition": "c"}',
+        "Definition stands twice",
+    ),
+    "a key like a path": (GOOD | {"Instances.item": INSTANCE}, "begins with 'Instances.'"),
+    "instances inside Instances": (broken(Instances={"item": INSTANCE}), "is an object"),
     "id again": (with_instance(INSTANCE | {"id": "task12-0"}), "instance 1: its id"),
     "deep": (b'{"x": ' + b"[" * 200_000, "nest deeper"),
     "deep in Instances": (b'{"Instances": [' + b'{"a":' * 99, "nest deeper"),
@@ -159,42 +134,6 @@ def test_broken_files_are_one_clear_line(tmp_path, case):
     assert SECRET not in message
 
 
-def test_a_file_cut_anywhere_is_refused(tmp_path):
-    data = json.dumps(GOOD).encode()
-    for end in range(len(data)):
-        with pytest.raises(UserError, match=r"ends early|is empty"):
-            task_file.read(write(tmp_path, data[:end]))
-    whole = gzip.compress(data)
-    for end in range(4, len(whole), 5):
-        path = tmp_path / "task12_cut.json.gz"
-        path.write_bytes(whole[:end])
-        with pytest.raises(UserError, match="gzip file is damaged"):
-            task_file.read(path)
-
-
-def test_errors_are_located_in_any_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr(task_file, "CHUNK", 64)
-    for spaces in range(200):
-        mark = b"\xef\xbb\xbf" * (spaces % 2)
-        data = mark + b'{"Definition": ' + b" " * spaces + b"?}"
-        with pytest.raises(UserError, match=f"error at byte {data.index(b'?')};"):
-            task_file.read(write(tmp_path, data))
-
-
-def test_half_characters_are_seen_across_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(task_file, "CHUNK", 64)
-    for pad in range(64):
-        text = "a" * pad
-        whole = json.dumps(GOOD | {"Definition": text + "\\\\ud83d \\ud83d 😀" + text}).encode()
-        assert b"\\ud83d\\ude00" in whole
-        task_file.read(write(tmp_path, whole))
-        for gone, left in ((b"\\ude00", b"\\ud83d"), (b"\\ud83d", b"\\ude00")):
-            place = whole.rindex(gone)
-            half = whole[:place] + whole[place + 6 :]
-            with pytest.raises(UserError, match=f"byte {half.rindex(left)};"):
-                task_file.read(write(tmp_path, half))
-
-
 @pytest.mark.parametrize(
     "name", ["definitions.json", "task_x.json", "task12.txt", "mytask1_a.json"]
 )
@@ -211,17 +150,69 @@ def test_a_missing_file_and_a_folder(tmp_path):
         task_file.read(tmp_path / NAME)
 
 
-@pytest.mark.skipif("MEDSJAX_REALDATA" not in os.environ, reason="MEDSJAX_REALDATA is not set")
-@pytest.mark.parametrize("folder", ["natural_instructions", "official"])
-def test_real_files_give_what_json_gives(folder):
-    paths = sorted((Path(os.environ["MEDSJAX_REALDATA"]) / folder).glob("task*.json"))
+def test_bad_instances_are_left_out_counted_and_handed_over(tmp_path):
+    instances = [INSTANCE, [SECRET], INSTANCE | {"output": []}, INSTANCE, {"id": "task12-3"}]
+    instances.append(INSTANCE | {"id": "task12-0"})
+    path, bad = write(tmp_path, GOOD | {"Instances": instances}), []
+    scan = task_file.Scan(path, 4, bad.append)
+    good = list(scan)
+    assert [instance.id for instance in good] == ["task12-0", "task12-3"]  # as if all were there
+    assert [found.ordinal for found in bad] == [1, 2, 4, 5]
+    assert [found.value for found in bad] == [instances[i] for i in (1, 2, 4, 5)]
+    assert scan.file() == task_file.read(path, 4)
+    assert (scan.file().n, scan.file().bad) == (2, 4)
+    assert list(scan.file().instances()) == good
+    for limit, at in ((0, 1), (1, 2), (3, 5)):
+        with pytest.raises(UserError, match=f"task12, instance {at}: "):
+            task_file.read(path, limit)
+    with pytest.raises(UserError, match="all 1 are bad"):
+        task_file.read(write(tmp_path, GOOD | {"Instances": [3]}), 9)
+
+
+def test_a_broken_file_is_refused_whatever_the_limit(tmp_path):
+    for case in ("lone comma", "json lines", "half a pair", "instances null", "deep"):
+        with pytest.raises(UserError):
+            task_file.read(write(tmp_path, BROKEN[case][0]), 100)
+
+
+def test_ids_are_told_apart_in_little_memory():
+    ids, rng = task_file._Ids(), np.random.default_rng(0)
+    drawn = [str(i) for i in rng.integers(0, 40_000, 40_000)]
+    seen = set()
+    for id in drawn:
+        assert ids.add(id) == (id not in seen)
+        seen.add(id)
+    assert len(ids._slots) * ids._slots.itemsize <= 24 * len(seen)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "task12_pubmedqa_clissification.json",
+        "task012_x.json",
+        "task12_test_healthfact_verication.json.gz",
+        "task12_enetity_summurization_test_only.jsonl",
+        "task12_vertification.recovered.json",
+    ],
+)
+def test_names_with_the_authors_typos_map_to_their_task(tmp_path, name):
+    assert task_file.read(write(tmp_path, GOOD, name)).task == "task12"
+
+
+@pytest.mark.parametrize("folder", ["natural_instructions", "official", "corpora_medsins"])
+def test_real_files_give_what_json_gives(realdata, folder):
+    paths = sorted(p for p in (realdata / folder).glob("task*") if ".json" in p.name)
     assert len(paths) >= 6
     for path in paths:
-        document = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        document = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
         file = task_file.read(path)
         found = list(file.instances())
         assert file.n == len(found) == len(document["Instances"])
-        assert list(file.definitions) == document["Definition"]
+        definition = document["Definition"]
+        assert list(file.definitions) == (
+            [definition] if isinstance(definition, str) else definition
+        )
         for instance, wanted in zip(found, document["Instances"], strict=True):
             output = wanted["output"]
             assert instance.input == wanted["input"]
