@@ -158,7 +158,7 @@ def curve(
 def radar(
     axes_names: Sequence[str], series: dict[str, Sequence[float | None]], title: str
 ) -> Markup:
-    """A polygon a series over as many axes, 0 to 100, ours last; None leaves a corner out."""
+    """A polygon a series over as many axes, 0 to 100, ours last; a value that is None opens it."""
     angles = 2 * np.pi * np.arange(len(axes_names)) / len(axes_names)
     looks = ((BEFORE, "--"), (TRIVIAL, ":"), (AFTER, "-"))
     with matplotlib.rc_context(STYLE):
@@ -167,18 +167,24 @@ def radar(
         for (name, values), (colour, line) in zip(
             series.items(), looks[-len(series) :], strict=True
         ):
-            known = [(a, v) for a, v in zip(angles, values, strict=True) if v is not None]
-            if known:
-                x, y = zip(*known, known[0], strict=True)
-                axes.plot(x, y, line, color=colour, linewidth=1.6, marker="o", ms=4, label=name)
+            y = [np.nan if value is None else value for value in (*values, values[0])]
+            x = [*angles, angles[0]]
+            axes.plot(x, y, line, color=colour, linewidth=1.6, marker="o", ms=4, label=name)
         axes.set_ylim(0, 100)
         axes.set_xticks(angles, axes_names)
-        axes.set_yticks([20, 40, 60, 80, 100])
+        for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
+            side = np.sin(angle)  # clockwise from the top
+            label.set_horizontalalignment(
+                "center" if abs(side) < 0.1 else "left" if side > 0 else "right"
+            )
+        axes.set_yticks([20, 40, 60, 80, 100], ["20", "40", "60", "80", ""])
+        axes.set_rlabel_position(180 / len(axes_names))
         axes.set_theta_zero_location("N")
         axes.set_theta_direction(-1)
         axes.grid(color=FAINT)
         axes.spines["polar"].set_color(FAINT)
         axes.tick_params(length=0)
+        axes.tick_params(axis="x", pad=6)
         figure.legend(loc="outside upper left", ncols=3, frameon=False)
         return _svg(figure, "radar", title)
 

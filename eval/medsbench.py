@@ -7,10 +7,11 @@ A prompt is the task's original definition, shots from its training file, and th
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from data import prompts
 from data.build import Built, Record, open_or_build
 from eval import predictions, scores
 from eval.predictions import Key, Row
+from eval.score import COLUMNS
 from eval.tasks import TASKS
 from medsjax import checkpoint, sampler
 from medsjax.errors import UserError
@@ -59,12 +61,14 @@ class MedSBench:
         if (folder / "scores.json").exists():
             found = predictions.read_json(folder / "scores.json")
         else:
-            rows = self._predict(model, tokenizer, bench, pools, names, folder)
+            timing = Timing(_device(model))
+            rows = self._predict(model, tokenizer, bench, pools, names, folder, timing)
             config = {"path": self.path, "shots_from": self.shots_from, "step": step, **settings}
             predictions.write_leaderboard(
                 folder, rows, lambda row: _record(bench, row["task"], row["index"]).input
             )
             found = self._score(rows, config, bench, pools, names)
+            found |= {"timing": asdict(timing)} if timing.requests else {}
             predictions.write_atomic(folder / "scores.json", json.dumps(found, indent=1) + "\n")
         start = folder.parent / "step_0" / "scores.json"
         compare = step > 0 and folder.name == f"step_{step}" and start.exists()
@@ -93,7 +97,14 @@ class MedSBench:
         print(out)
 
     def _predict(
-        self, model, tokenizer, bench: Built, pools: Built | None, names: list[str], folder: Path
+        self,
+        model,
+        tokenizer,
+        bench: Built,
+        pools: Built | None,
+        names: list[str],
+        folder: Path,
+        timing: "Timing",
     ) -> list[Row]:
         """All rows in the order of tasks and items; what is missing is generated and appended."""
         keys = [(name, i) for name in names for i in self._items(bench, name)]
@@ -102,7 +113,8 @@ class MedSBench:
         if missing:
             predictions.write(folder, [rows[key] for key in keys if key in rows])
             with open(folder / "predictions.jsonl", "a", encoding="utf-8") as file:
-                for row in self._generate(model, tokenizer, bench, pools, missing, len(keys)):
+                made = self._generate(model, tokenizer, bench, pools, missing, timing)
+                for row in made:
                     rows[row["task"], row["index"]] = row
                     file.write(predictions.line(row))
                     file.flush()
@@ -128,7 +140,13 @@ class MedSBench:
         return sorted(rng.permutation(n)[:wanted].tolist())
 
     def _generate(
-        self, model, tokenizer, bench: Built, pools: Built | None, keys: list[Key], total: int
+        self,
+        model,
+        tokenizer,
+        bench: Built,
+        pools: Built | None,
+        keys: list[Key],
+        timing: "Timing",
     ) -> Iterator[Row]:
         """The rows of `keys`, in the order in which the sampler's batches finish."""
         bar = tqdm(keys, desc="prompts", unit="item", delay=2, leave=False)
@@ -147,17 +165,15 @@ class MedSBench:
             batch_size=self.batch,
             groups=[(item.row["task"], item.row["n_shots"]) for item in items],
         )
-        with tqdm(desc="bench", unit="item", total=total, initial=total - len(keys)) as bar:
-            for done, (i, ids) in enumerate(outputs, 1):
-                yield {**items[i].row, "prediction": tokenizer.decode(ids).strip()}
-                bar.update()
-                if done == first < len(items):
-                    took = time.monotonic() - start
-                    all_of_it = took * len(items) / first / 60
-                    bar.write(
-                        f"bench: the first {first} took {took:.0f} s with compiling; "
-                        f"at that pace {all_of_it:.0f} min in all"
-                    )
+        for i, ids in tqdm(outputs, "bench", len(items), unit="item"):
+            answer = {"new_tokens": len(ids), "prediction": tokenizer.decode(ids).strip()}
+            yield timing.add({**items[i].row, **answer}, time.monotonic() - start)
+            if timing.requests == first < len(items):
+                all_of_it = timing.seconds * len(items) / first / 60
+                tqdm.write(
+                    f"bench: the first {first} took {timing.seconds:.0f} s with compiling; "
+                    f"at that pace {all_of_it:.0f} min in all"
+                )
 
     def _prompt(self, tokenizer, bench: Built, pools: Built | None, key: Key) -> "Item":
         """One item's prompt, in what its answer leaves of `length`.
@@ -165,16 +181,9 @@ class MedSBench:
         Whole shots go first, from the front; then the input loses its beginning.
         """
         name, index = key
-        info, record = bench.tasks[name], _record(bench, name, index)
-        shots = []
-        if k := min(TASKS[name].shots, self.shots):
-            pool = Pool.of(pools if pools and name in pools.tasks else bench, name)
-            drawn_by = (self.seed, name, *([index] if self.draw == "per_item" else []))
-            drawn = prompts.draw_shots(drawn_by, pool, k, record.input)
-            shots = [(pool[i].input, pool[i].outputs[0]) for i in drawn]
-        new = self._new_tokens(name)
-        layout = prompts.LAYOUTS[self.layout]
-        query = (info.definition, shots, record.input, None, self.length - new)
+        record, new = _record(bench, name, index), self._new_tokens(name)
+        shots, layout = self._shots(bench, pools, key), prompts.LAYOUTS[self.layout]
+        query = (bench.tasks[name].definition, shots, record.input, None, self.length - new)
         try:
             fitted = prompts.fit(tokenizer, layout, *query)
         except UserError as error:
@@ -191,16 +200,57 @@ class MedSBench:
         }
         return Item(row, fitted.ids, new)
 
+    def _shots(self, bench: Built, pools: Built | None, key: Key) -> list[tuple[str, str]]:
+        """The (input, output) of the shots drawn for an item."""
+        name, index = key
+        k = min(TASKS[name].shots, self.shots)
+        pool = Pool.of(pools if pools and name in pools.tasks else bench, name)
+        drawn_by = (self.seed, name, *([index] if self.draw == "per_item" else []))
+        drawn = prompts.draw_shots(drawn_by, pool, k, _record(bench, name, index).input)
+        return [(shot.input, shot.outputs[0]) for shot in drawn.values()]
+
+    def turns(self, bench: Built, pools: Built | None, row: Row) -> prompts.Turns:
+        """The prompt that `row` answers, made again: what was dropped or cut to fit is left out."""
+        key = name, index = row["task"], row["index"]
+        shots = self._shots(bench, pools, key)[row["dropped_shots"] :]
+        query = _record(bench, name, index).input[row["cut_chars"] :]
+        return prompts.LAYOUTS[self.layout](bench.tasks[name].definition, shots, query)
+
     def _score(
         self, rows: list[Row], config: dict, bench: Built, pools: Built | None, names: list[str]
     ) -> dict[str, Any]:
         n_shot = {name: min(TASKS[name].shots, self.shots) for name in names}
         own = [name for name in names if n_shot[name] and not (pools and name in pools.tasks)]
-        found = scores.build(rows, config, n_shot, own)
+        found = scores.build(rows, config, n_shot, own, COLUMNS)
         for name in names:
             found["tasks"][name]["source"] = bench.tasks[name].source
         unscored = sorted(bench.tasks.keys() - TASKS.keys())
         return {**found, **({"unscored": unscored} if unscored else {})}
+
+
+@dataclass
+class Timing:
+    """What this process generated and how long it took, compiling included."""
+
+    device: str
+    seconds: float = 0.0
+    requests: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+
+    def add(self, row: Row, seconds: float) -> Row:
+        """Count the row, which came `seconds` after the start."""
+        self.seconds = seconds
+        self.requests += 1
+        self.prompt_tokens += row["prompt_tokens"]
+        self.new_tokens += row["new_tokens"]
+        return row
+
+
+def _device(model) -> str:
+    """The devices that the model lies on: "4 x TPU v4"."""
+    devices = jax.tree.leaves(model)[0].sharding.device_set
+    return f"{len(devices)} x {next(iter(devices)).device_kind}"
 
 
 class Item(NamedTuple):

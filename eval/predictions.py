@@ -1,9 +1,10 @@
 """A folder's predictions: one JSON line an item, written as they come, whole after a kill.
 
 `predictions.jsonl` holds objects with the keys task, index (the item's number in its task), id,
-n_shots, dropped_shots, cut_chars, prompt_tokens, prediction, gold (a list) and sum, a checksum of
-the rest. `settings.json` holds what the predictions depend on; other settings are refused. At the
-end `leaderboard/` gets the same as the benchmark's leaderboard takes it: a CSV file a category.
+n_shots, dropped_shots, cut_chars, prompt_tokens, gold (a list), new_tokens, prediction and sum, a
+checksum of the rest. `settings.json` holds what the predictions depend on; other settings are
+refused. At the end `leaderboard/` gets the same as the benchmark's leaderboard takes it: a CSV file
+a category.
 """
 
 import csv

@@ -1,100 +1,112 @@
-"""One self-contained page about runs: scores before and after, what was learned, curves, settings.
+"""Runs as one page, or as its tables alone: scores, the paper's tables with ours, curves, settings.
 
-    python -m eval.report RUN… --out report.html [--examples N]
+    python -m eval.report RUN… --out report.html|report.md|report.csv [--examples N]
 
-A RUN is a workdir of training or a folder with scores.json; what it lacks is left out of the page.
-Of several runs the first is shown in full and the final scores of all stand side by side. The same
-files give the same bytes. No text of examples enters the page unless --examples asks for it.
+A RUN is a workdir of training or a folder with scores.json; what it lacks is left out. Of several
+runs the first is shown in full, and all stand side by side with their differences. The same files
+give the same bytes. No text of examples enters the page unless --examples asks for it.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval import charts, predictions, versus
-from eval.runs import Evaluation, Mark, Run, mean_of, number, read
-from eval.tasks import TASKS
+from eval import charts, plain, predictions, sections, several, versus, viewer
+from eval.runs import Run, number, read_all
+from eval.sections import TaskRow
+from eval.tables import Table, plural
 from medsjax.errors import UserError, run_main
 
-METRICS = {
-    "acc": "accuracy",
-    "f1": "F1",
-    "bleu1": "BLEU-1",
-    "bleu": "BLEU",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "em": "exact match",
-}
-LANGUAGES = {
-    "en": "English",
-    "zh": "Chinese",
-    "ja": "Japanese",
-    "fr": "French",
-    "ru": "Russian",
-    "es": "Spanish",
-}
-COUNTS = {
-    "items": "test items",
-    "dropped_shots": "shots dropped to fit the length",
-    "cut_inputs": "inputs cut to fit the length",
-    "empty_predictions": "empty predictions",
-}
-POOLED = {
-    name for task in TASKS.values() if task.pool for name in (task.id, task.pool)
-}  # in no mean
-COMPARED = ("layout", "draw", "seed", "length", "max_new_tokens", "data", "shots_data")
+FORMATS = (".html", ".md", ".csv")
 
 
 def write(runs: list[Path], out: Path, examples: int = 0) -> None:
-    """Write the report of `runs` to `out`, which appears whole or not at all.
+    """Write the report of `runs` to `out`, which appears whole or not at all; its suffix tells in
+    which of FORMATS.
 
-    `examples` predictions a task, with their gold, are shown in full text. A UserError where a run
-    has nothing to show, or no predictions.jsonl though examples are asked for.
+    In a page `examples` items a task are shown with prompt, prediction and gold. A UserError where
+    a run has nothing to show, or no predictions.jsonl though examples are asked for.
     """
-    html = render([read(Path(run)) for run in runs], examples)
-    predictions.write_atomic(Path(out), html)
+    out = Path(out)
+    if out.suffix not in FORMATS:
+        raise UserError(f"{out}: a report ends in one of {', '.join(FORMATS)}")
+    if examples and out.suffix != ".html":
+        raise UserError(f"{out}: --examples need a page; give a file in .html")
+    report = gather(read_all([Path(run) for run in runs]))
+    if out.suffix == ".html":
+        text = page(report, examples)
+    elif out.suffix == ".md":
+        text = markdown(report)
+    else:
+        text = plain.spreadsheet(all_tables(report))
+    predictions.write_atomic(out, text)
 
 
-def render(runs: list[Run], examples: int = 0) -> str:
-    run = runs[0]
-    rows = [task_row(task, run) for task in run.after.tasks] if run.after else []
-    evaluated = [r for r in runs if r.after]
-    page = Environment(
+def gather(runs: list[Run]) -> dict[str, Any]:
+    """What all formats show, ready to be written down; drawings and examples are the page's."""
+    run, evaluated = runs[0], [r for r in runs if r.after]
+    many = len(runs) > 1
+    changes = several.paired(run.before, run.after) if run.before else {}
+    rows = sections.task_rows(run, changes) if run.after else []
+    one = {
+        "tasks": sections.task_table(run, rows, changes) if rows else None,
+        "categories": sections.category_table(run, rows, changes) if rows else None,
+        "skills": sections.skill_table(run) if rows else None,
+    }
+    return {
+        **one,
+        "title": ", ".join(r.name for r in runs),
+        "run": run,
+        "rows": rows,
+        "lead": sections.lead(run, rows, many),
+        "warnings": warnings(run, evaluated),
+        "paper": versus.tables(evaluated),
+        "paper_note": versus.NOTE,
+        "comparison": several.comparison(evaluated) if len(evaluated) > 1 else None,
+        "seeds": several.seeds(evaluated),
+        "timing": several.timing(evaluated),
+        "notes": list(sections.notes(run, rows, many)) if run.after else [],
+    }
+
+
+def all_tables(report: dict[str, Any]) -> list[Table]:
+    named = [report[name] for name in ("tasks", "categories", "skills")]
+    paper = [table._replace(note=report["paper_note"]) for table in report["paper"][-1:]]
+    named += [*report["paper"][:-1], *paper, report["comparison"], *report["seeds"]]
+    return [table for table in (*named, report["timing"]) if table]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lead = report["lead"].striptags()
+    return plain.markdown(
+        report["title"], lead, report["warnings"], all_tables(report), report["notes"]
+    )
+
+
+def page(report: dict[str, Any], examples: int = 0) -> str:
+    """The HTML, one file that loads nothing."""
+    run, rows = report["run"], report["rows"]
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {
-        "percent": lambda x: "–" if x is None else f"{x:.1f}",
-        "change": lambda x: "–" if x is None else f"{x:+.1f}".replace("-", "−"),
-        "count": count,
-    }
-    return page.get_template("report.html.j2").render(
-        title=", ".join(r.name for r in runs),
-        run=run,
-        rows=rows,
-        counted=[row for row in rows if row["counted"]],
+    samples, no_prompts = viewer.samples(run, examples) if examples else ([], "")
+    return environment.get_template("report.html.j2").render(
+        **report,
+        plural=plural,
         score_chart=score_chart(run, rows) if rows else "",
-        categories=category_rows(run, rows),
-        evaluated=evaluated,
-        comparison=comparison_rows(evaluated) if len(evaluated) > 1 else [],
-        curves=curves(run),
-        counts=counts(run.after.scores.get("counts", {})) if run.after else [],
-        warnings=warnings(run, evaluated),
-        several=len(runs) > 1,
-        settings=settings(run),
-        examples=some_predictions(run, examples) if examples else [],
-        difference=difference,
-        paper=versus.tables(run.after) if run.after else [],
         radar=radar(run),
-        skills=versus.skills(run.after) if run.after else {},
+        curves=curves(run),
+        counts=sections.counts(run.after) if run.after else [],
+        settings=sections.settings(run),
+        samples=samples,
+        no_prompts=no_prompts,
     )
 
 
@@ -102,90 +114,20 @@ def radar(run: Run):
     """The categories of the paper's overview, ours among two of its models; "" without ours."""
     if not run.after:
         return ""
-    axes, series = versus.radar(run.after)
-    if not any(value is not None for value in series["this run"]):
+    axes, series = versus.radar(run)
+    if not any(value is not None for value in list(series.values())[-1]):
         return ""
     return charts.radar(axes, series, "Categories of the paper's overview, percent")
 
 
-def count(n: int | None, word: str = "") -> str:
-    if n is None:
-        return "–"
-    return f"{n:,} {word}{'' if n == 1 else 's'}" if word else f"{n:,}"
-
-
-def difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
-def task_row(task: str, run: Run) -> dict[str, Any]:
-    """One line of the table of tasks. Learned: the interval lies above the trivial score."""
-    after, about = run.after, run.after.about(task)
-    language = about.get("language", "")
-    was, now = run.before.mark(task) if run.before else Mark(None), after.mark(task)
-    trivial = after.trivial_of(task)
-    cleared = None if now.low is None or trivial is None else now.low > trivial
-    metric, scorer = after.metric(task)
-    word = "learned" if run.before else "above trivial"
-    row = {
-        "task": task,
-        "category": after.category(task),
-        "dataset": about.get("dataset", ""),
-        "language": LANGUAGES.get(language, language),
-        "shots": after.of("n-shot", task),
-        "metric": METRICS.get(metric, metric) + ("" if scorer == "fixed" else f" ({scorer})"),
-        "n": after.of("n-samples", task),
-        "before": was,
-        "after": now,
-        "change": difference(now.value, was.value),
-        "trivial": trivial,
-        "cleared": cleared,
-        "verdict": "–" if cleared is None else word if cleared else f"not {word}",
-        "sample": about.get("source") == versus.SAMPLE,
-        "leave_one_out": bool(about.get("leave_one_out")),
-        "counted": task not in POOLED,
-    }
-    row["starred"] = row["sample"] or row["leave_one_out"] or not row["counted"]
-    return row
-
-
-def category_rows(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    was = run.before.categories if run.before else {}
-    now = run.after.categories if run.after else {}
-    return [
-        {
-            "name": name,
-            "tasks": sum(row["category"] == name and row["counted"] for row in rows),
-            "before": mean_of(was.get(name, {})),
-            "after": mean_of(now[name]),
-            "trivial": number(now[name].get("trivial")),
-        }
-        for name in sorted(now)
-    ]
-
-
-def comparison_rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """A line for every task of any run, a score for every run."""
-    tasks = {task: run.after for run in reversed(runs) for task in run.after.tasks}
-    order = dict.fromkeys(task for run in runs for task in run.after.tasks)
-    return [
-        {
-            "task": task,
-            "dataset": tasks[task].about(task).get("dataset", ""),
-            "scores": [run.after.mark(task) for run in runs],
-        }
-        for task in order
-    ]
-
-
-def score_chart(run: Run, rows: list[dict[str, Any]]):
+def score_chart(run: Run, rows: list[TaskRow]):
     bars = [
         charts.Bar(
-            label=" · ".join(filter(None, (row["dataset"], row["task"]))),
-            group=row["category"],
-            before=row["before"],
-            after=row["after"],
-            trivial=row["trivial"],
+            label=" · ".join(filter(None, (row.dataset, row.task))),
+            group=row.category,
+            before=row.before,
+            after=row.after,
+            trivial=row.trivial,
         )
         for row in rows
     ]
@@ -228,90 +170,40 @@ def ends(name: str, points: list[tuple[float, float]]) -> str:
     told = f"{name} {good[0][1]:.3f} at step {good[0][0]:,}" if good else ""
     told += f", {good[-1][1]:.3f} at step {good[-1][0]:,}" if len(good) > 1 else ""
     lost = len(points) - len(good)
-    not_finite = f"{name}: {count(lost, 'value')} not finite, left as gaps." if lost else ""
+    not_finite = f"{name}: {plural(lost, 'value')} not finite, left as gaps." if lost else ""
     return " ".join(filter(None, (told and f"{told}.", not_finite)))
 
 
 def warnings(run: Run, evaluated: list[Run]) -> list[str]:
     """What makes numbers on the page not comparable."""
     told = []
-    if run.before and (what := unlike(run.before, run.after)):
+    if run.before and (what := several.unlike(run.before, run.after)):
         told.append(f"Before and after differ in {what}: the change is not that of training alone.")
     for other in evaluated[1:]:
-        if what := unlike(evaluated[0].after, other.after):
+        if what := several.unlike(evaluated[0].after, other.after):
             told.append(
                 f"{evaluated[0].name} and {other.name} were evaluated unlike: {what} differ."
             )
     if run.broken_lines:
-        told.append(f"metrics.jsonl: {count(run.broken_lines, 'incomplete line')} left out.")
+        told.append(f"metrics.jsonl: {plural(run.broken_lines, 'incomplete line')} left out.")
     return told
-
-
-def unlike(a: Evaluation, b: Evaluation) -> str:
-    """What differs between two evaluations besides the model: "tasks, layout", or ""."""
-
-    def setting(key: str) -> list[Any]:
-        return [evaluation.config.get(key) for evaluation in (a, b)]
-
-    compared = {
-        "tasks": [a.tasks, b.tasks],
-        "items": [a.scores.get("n-samples"), b.scores.get("n-samples")],
-        "number of shots": [a.scores.get("n-shot"), b.scores.get("n-shot")],
-        **{key.replace("_", " "): setting(key) for key in COMPARED},
-    }
-    return ", ".join(name for name, (one, other) in compared.items() if one != other)
-
-
-def settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups of (key, value), those that are not empty."""
-    groups = [("Training", flat(run.config))]
-    if run.after:
-        scores = run.after.scores
-        commit = {"git_hash": scores["git_hash"]} if "git_hash" in scores else {}
-        groups.append(("Evaluation", flat(scores.get("config", {}) | commit)))
-    return [(name, pairs) for name, pairs in groups if pairs]
-
-
-def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
-    """Nested objects as dotted keys; a leaf is its JSON, a string itself."""
-    if isinstance(value, dict) and value:
-        return [pair for k, v in value.items() for pair in flat(v, f"{key}.{k}" if key else str(k))]
-    if not key:
-        return []
-    return [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
-
-
-def counts(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """(what, how many), with the tasks it befell."""
-    by_task = found.get("by_task", {})
-    told = []
-    for key, label in COUNTS.items():
-        where = [f"{task}: {its[key]:,}" for task, its in by_task.items() if its.get(key)]
-        if key in found:
-            told.append((label, f"{found[key]:,}" + (f" ({', '.join(where)})" if where else "")))
-    return told
-
-
-def some_predictions(run: Run, examples: int) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The first `examples` predictions of every task of the last evaluation, with id and gold."""
-    if not run.after or not (run.after.folder / "predictions.jsonl").exists():
-        raise UserError(f"{run.name}: no predictions.jsonl for --examples; evaluate the run again")
-    found = predictions.read(run.after.folder)
-    shown = {task: [] for task in run.after.tasks}
-    for task, index in sorted(found):
-        if task in shown and len(shown[task]) < examples:
-            shown[task].append(found[task, index])
-    return [(task, rows) for task, rows in shown.items() if rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m eval.report", description="One page about runs."
+        prog="python -m eval.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a workdir or a folder with scores.json")
-    add("--out", type=Path, default=Path("report.html"), help="the page (report.html)")
-    add("--examples", type=int, default=0, metavar="N", help="N predictions a task as text (0)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        help="ends in .html, .md or .csv (report.html)",
+    )
+    add("--examples", type=int, default=0, metavar="N", help="N items a task with their text (0)")
     args = parser.parse_args()
     write(args.runs, args.out, args.examples)
     print(args.out)

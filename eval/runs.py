@@ -8,7 +8,9 @@ metrics.jsonl.
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +98,16 @@ class Run:
     metrics: list[dict[str, Any]]
     broken_lines: int
     config: dict[str, Any]
+
+
+def read_all(paths: Sequence[Path]) -> list[Run]:
+    """Every RUN; those of equal names are named by their paths."""
+    runs = [read(path) for path in paths]
+    names = Counter(run.name for run in runs)
+    return [
+        replace(run, name=str(path)) if names[run.name] > 1 else run
+        for run, path in zip(runs, paths, strict=True)
+    ]
 
 
 def read(path: Path) -> Run:

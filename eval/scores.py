@@ -109,7 +109,7 @@ def score(
     """All columns' metrics of one task's rows, with standard error, interval and trivial score."""
     golds = [tuple(row["gold"]) for row in rows]
     spreads: dict[str, list[dict[str, np.ndarray]]] = {column: [] for column in columns}
-    for weights in _resamples(len(rows), (seed, task.pool or task.id)):
+    for weights in resamples(len(rows), (seed, task.pool or task.id)):
         for column, scorer in columns.items():
             spreads[column].append(scorer.aggregate(task, statistics[column], weights))
     results: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def score(
     return Scored(results, f"{task.primary},{first}", len(rows), replicates[first])
 
 
-def _resamples(n: int, key: tuple) -> Iterator[np.ndarray]:
+def resamples(n: int, key: tuple) -> Iterator[np.ndarray]:
     """How often each of n items is drawn in each resample: RESAMPLES rows in float64 blocks
     [some, n], rows sum to n.
     """

@@ -1,15 +1,18 @@
-"""A run beside the paper: its Tables 1 to 8 with our scores as one more row, and the radar.
+"""Runs beside the paper: its Tables 1 to 8 with our scores below, and the radar.
 
-Ours is the column `official`, which counts as the paper's scorer does; how far `fixed` lies from it
-stands beneath. Scores of the bundled sample are left out: it only borrows the tasks' ids.
+Ours is the column `official`, which counts as the paper's scorer does; n and how far `fixed` lies
+from it stand beneath. Scores of the bundled sample are left out: it only borrows the tasks' ids.
 """
 
 import csv
 import functools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.runs import Evaluation, Mark, interval, number
+from eval.runs import Evaluation, Mark, Run, interval, number
+from eval.tables import EMPTY, NOTHING, Cell, Head, Row, Table, change, count, score, text
 from eval.tasks import TASKS
 
 FOLDER = Path(__file__).parent / "paper"
@@ -23,6 +26,13 @@ TITLES = {
     7: "Treatment planning, diagnosis, clinical outcome prediction, text classification",
     8: "Fact verification and natural language inference",
 }
+NOTE = (
+    "The paper's numbers as printed. Ours are the column official, which counts as the paper's"
+    " scorer does, faults included, with the 95 % interval; n; and how far the column fixed lies"
+    " from it. What the paper calls ROUGE is ROUGE-L. Averages of ours stand where all of the"
+    " paper's datasets were scored; their intervals come from the tasks' standard errors. Other"
+    " test items, shots or prompts make numbers differ too."
+)
 SAMPLE = "medsjax sample"  # the Source of the bundled tasks
 RADAR = {  # the paper's overview: an axis, the table and the dataset behind it, the metric
     "MCQA": (1, "Avg.", "acc"),
@@ -49,16 +59,9 @@ class Ours(NamedTuple):
     """Our number in one of the paper's columns, percent."""
 
     mark: Mark  # official
+    error: float | None  # its standard error
     n: int | None
     fixed: float | None  # how far `fixed` lies above `official`
-
-
-class PaperTable(NamedTuple):
-    number: int
-    title: str
-    columns: list[Column]
-    rows: list[tuple[str, str, list[str]]]  # model, size, values as printed, "" where there is none
-    ours: list[Ours | None]
 
 
 @functools.cache
@@ -79,15 +82,40 @@ def read(table: int) -> tuple[list[Column], list[tuple[str, str, list[str]]]]:
     ]
 
 
-def tables(evaluation: Evaluation) -> list[PaperTable]:
-    """Those of the paper's tables to which the evaluation has a number to add."""
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Those of the paper's tables to which a run has a number to add, with all that they have."""
     found = []
-    for table, title in TITLES.items():
-        columns, rows = read(table)
-        ours = [compared(evaluation, column) for column in columns]
-        if any(ours):
-            found.append(PaperTable(table, title, columns, rows, ours))
+    for which, title in TITLES.items():
+        columns, models = read(which)
+        ours = [(run.name, [compared(run.after, column) for column in columns]) for run in runs]
+        foot = [row for name, its in ours if any(its) for row in _rows(name, its)]
+        if foot:
+            heads = [Head("Model"), *(Head(c.dataset, c.label, True) for c in columns)]
+            rows = [
+                Row(name, [text(name, look="name"), *map(_printed, values)])
+                for name, values in ((f"{m} {size}".strip(), values) for m, size, values in models)
+            ]
+            found.append(Table(f"Table {which}: {title}", heads, rows, foot))
     return found
+
+
+def _printed(value: str) -> Cell:
+    return text(value) if value else NOTHING
+
+
+def _rows(name: str, ours: list[Ours | None]) -> list[Row]:
+    """A run's three lines under a table of the paper."""
+    lines = {
+        "official": [its and score(its.mark, 2) for its in ours],
+        "n": [its and count(its.n) for its in ours],
+        "fixed − official": [its and change(Mark(its.fixed), 2) for its in ours],
+    }
+    rows = []
+    for what, cells in lines.items():
+        label = text("" if rows else name, what, "name")
+        known = [cell or (EMPTY if rows else NOTHING) for cell in cells]
+        rows.append(Row(f"{name}, {what}", [label, *known], more=bool(rows)))
+    return rows
 
 
 def compared(evaluation: Evaluation, column: Column) -> Ours | None:
@@ -95,13 +123,18 @@ def compared(evaluation: Evaluation, column: Column) -> Ours | None:
     singles = [_single(evaluation, task, column.metric) for task in column.tasks]
     if not all(singles):
         return None
-    if len(singles) == 1:
-        return singles[0]
-    gaps = [ours.fixed for ours in singles]
-    counts = [ours.n for ours in singles]
-    mean = sum(ours.mark.value for ours in singles) / len(singles)
-    gap = None if None in gaps else sum(gaps) / len(gaps)
-    return Ours(Mark(mean), None if None in counts else sum(counts), gap)
+    return singles[0] if len(singles) == 1 else _mean(singles)
+
+
+def _mean(ours: list[Ours]) -> Ours:
+    """The unweighted mean; its interval is 1.96 standard errors either side, cut to 0..100."""
+    k = len(ours)
+    value = sum(its.mark.value for its in ours) / k
+    errors, counts, gaps = zip(*(its[1:] for its in ours), strict=True)
+    error = None if None in errors else math.hypot(*errors) / k
+    ends = () if error is None else (max(0.0, value - 1.96 * error), min(100, value + 1.96 * error))
+    n = None if None in counts else sum(counts)
+    return Ours(Mark(value, *ends), error, n, None if None in gaps else sum(gaps) / k)
 
 
 def _single(evaluation: Evaluation, task: str, metric: str) -> Ours | None:
@@ -112,9 +145,10 @@ def _single(evaluation: Evaluation, task: str, metric: str) -> Ours | None:
     if value is None:
         return None
     mark = Mark(value, *interval(results.get(f"{metric}_ci95,official")))
+    error = number(results.get(f"{metric}_stderr,official"))
     fixed = number(results.get(f"{metric},fixed"))
     n = evaluation.of("n-samples", task)
-    return Ours(mark, n, None if fixed is None else fixed - value)
+    return Ours(mark, error, n, None if fixed is None else fixed - value)
 
 
 def _of_the_sample(evaluation: Evaluation, task: str) -> bool:
@@ -122,17 +156,18 @@ def _of_the_sample(evaluation: Evaluation, task: str) -> bool:
     return any(evaluation.about(name).get("source") == SAMPLE for name in members)
 
 
-def radar(evaluation: Evaluation) -> tuple[list[str], dict[str, list[float | None]]]:
-    """Axes, and a value an axis for two models of the paper and for ours ("this run")."""
-    series: dict[str, list[float | None]] = {name: [] for name in (*RIVALS, "this run")}
+def radar(run: Run) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Axes, and a value an axis for two models of the paper and, last, for the run."""
+    own = f"{run.name}, official"
+    series: dict[str, list[float | None]] = {name: [] for name in (*RIVALS, own)}
     for table, dataset, metric in RADAR.values():
         columns, rows = read(table)
         at = next(i for i, c in enumerate(columns) if (c.dataset, c.metric) == (dataset, metric))
         for model in RIVALS:
             printed = [values[at] for name, _, values in rows if name == model]
             series[model].append(float(printed[0]) if printed and printed[0] else None)
-        ours = compared(evaluation, columns[at])
-        series["this run"].append(ours.mark.value if ours else None)
+        ours = compared(run.after, columns[at])
+        series[own].append(ours.mark.value if ours else None)
     return list(RADAR), series
 
 

@@ -109,9 +109,11 @@ def test_golds_give_100_on_every_metric(bench, tmp_path, monkeypatch):
     numbers, scores = evaluate(bench, Oracle(), tmp_path / "out", monkeypatch)
     for task, results in scores["results"].items():
         for key, value in results.items():
-            metric = key.split(",")[0]
-            if metric != "trivial" and not metric.endswith(("_stderr", "_ci95")):
+            metric, column = key.split(",")
+            if column == "fixed" and not metric.endswith(("_stderr", "_ci95", "trivial")):
                 assert value == pytest.approx(100), (task, key)
+        assert f"{TASKS[task].primary},official" in results and "em,standard" in results
+        assert scores["primary"][task] == f"{TASKS[task].primary},fixed"
     assert numbers["bench/mean"] == pytest.approx(100) and numbers["bench/trivial"] < 90
     assert scores["n-samples"] == dict.fromkeys(scores["results"], N)
     assert scores["n-shot"]["task57"] == 0 and scores["n-shot"]["task130"] == 3
@@ -149,8 +151,45 @@ def test_what_is_finished_is_not_generated_again(bench, tmp_path, monkeypatch):
     idle = Oracle()
     assert evaluate(replace(bench, batch=9), idle, out, monkeypatch)[0] == first
     (out / "scores.json").unlink()
+    del scores["timing"]  # nothing was generated, so there is nothing to time
     assert evaluate(bench, idle, out, monkeypatch) == (first, scores)
     assert not idle.prompts
+
+
+def test_only_what_this_process_generated_is_timed(bench, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(bench, Oracle(die_after=11), tmp_path / "out", monkeypatch)
+    early = set(predictions.read(tmp_path / "out"))
+    clock = iter(range(10_000))
+    monkeypatch.setattr("eval.medsbench.time.monotonic", lambda: next(clock))
+    _, scores = evaluate(bench, Oracle(), tmp_path / "out", monkeypatch)
+    rows = predictions.read(tmp_path / "out")
+    assert all(
+        row["new_tokens"] == len(f" {row['prediction']}\n".encode()) for row in rows.values()
+    )
+    late = [row for key, row in rows.items() if key not in early]
+    assert scores["timing"] == {
+        "device": "1 x cpu",
+        "seconds": len(late),  # the clock moves on by one a row
+        "requests": N * len(GOLDS) - 11,
+        "prompt_tokens": sum(row["prompt_tokens"] for row in late),
+        "new_tokens": sum(row["new_tokens"] for row in late),
+    }
+
+
+@pytest.mark.parametrize("draw", ["fixed", "per_item"])
+@pytest.mark.parametrize("room", [1900, 230])
+def test_a_prompt_made_again_from_its_row_is_the_prompt(bench, draw, room, tmp_path, monkeypatch):
+    bench = replace(bench, draw=draw, length=room + 64, max_new_tokens=64)
+    write_task(tmp_path / "test", "task29", ["long " * 60 + question("task29", i) for i in (0, 1)])
+    oracle = Oracle()
+    evaluate(bench, oracle, tmp_path / "out", monkeypatch)
+    built, pools, _ = bench.check()
+    rows = predictions.read(tmp_path / "out").values()
+    again = [TOKENIZER.encode_turns(bench.turns(built, pools, row))[0] for row in rows]
+    assert sorted(map(TOKENIZER.decode, again)) == sorted(oracle.prompts)
+    for lost in ("dropped_shots", "cut_chars"):
+        assert any(row[lost] for row in rows) == (room == 230)
 
 
 def test_a_damaged_line_is_generated_again(bench, tmp_path, monkeypatch):

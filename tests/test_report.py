@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import matplotlib.image
 import pytest
 
-from eval import charts, predictions, report, runs
+from eval import charts, report, runs
 from eval.scores import build
 from medsjax.errors import UserError
 
@@ -97,6 +97,10 @@ class Outline(HTMLParser):
             self.rows[-1].append(data.strip())
 
 
+def text_of(html):
+    return " ".join("".join(Outline(html).text).split())
+
+
 def row_of(html, task):
     return next(row for row in Outline(html).rows if task in row)
 
@@ -104,7 +108,7 @@ def row_of(html, task):
 def test_a_row_holds_both_scores_their_intervals_the_change_and_the_verdict(tmp_path):
     html = page(tmp_path, workdir(tmp_path))
     row = row_of(html, "task130")
-    assert row[:7] == ["Diagnosis", "Set task130", "task130", "English", "3", "accuracy", "50"]
+    assert row[:7] == ["Diagnosis", "Set task130", "task130", "3", "accuracy", "English", "50"]
     assert row[7:11] == ["20.2", "12.0 to 31.0", "61.5", "48.1 to 74.9"]
     assert row[11:] == ["+41.2", "10.0", "learned"]
     assert row_of(html, "task16")[-4:] == ["45.0 to 66.0", "+25.5", "50.0", "not learned"]
@@ -143,15 +147,8 @@ def test_reads_what_the_evaluation_writes(tmp_path):
     put(tmp_path / "run", build(rows, {"layout": "paper", "seed": 0}, {"task16": 3}, ["task16"]))
     html = page(tmp_path, tmp_path / "run")
     row = row_of(html, "task16")
-    assert row[:7] == [
-        "Fact Verification",
-        "PUBHEALTH*",
-        "task16",
-        "English",
-        "3",
-        "accuracy",
-        "40",
-    ]
+    where = ["Fact Verification", "PUBHEALTH*", "task16", "3", "accuracy", "English", "40"]
+    assert row[:7] == where
     assert (row[7], row[-2], row[-1]) == ("15.0", "50.0", "not above trivial")
     text = "".join(Outline(html).text)
     assert "dropped to fit the length1 (task16: 1)" in text
@@ -244,7 +241,7 @@ def test_pooled_tasks_have_a_row_but_no_part_in_the_means(tmp_path):
     html = page(tmp_path, workdir(tmp_path, before=after, after=after))
     assert "over 2 tasks and 100 test items" in " ".join(html.split())
     assert row_of(html, "task83")[-1] == row_of(html, "CT")[-1] == "not learned"
-    assert "In no mean, as in the paper's Table 2: task83, CT." in html
+    assert "In no mean, as in the paper's Table 2: task83, CT." in text_of(html)
 
 
 def test_a_score_that_is_no_number_is_a_dash_without_verdict(tmp_path):
@@ -290,22 +287,19 @@ def test_sample_tasks_and_leave_one_out_shots_are_flagged(tmp_path):
     assert "comparable" not in plain and "leave-one-out" not in plain and "*<" not in plain
 
 
-def test_text_of_examples_only_when_asked_for(tmp_path):
-    folder = workdir(tmp_path)
-    lines = [
-        {"task": task, "index": i, "id": i, "prediction": f"SAID{i} {EVIL}", "gold": [f"GOLD{i}"]}
-        for task in AFTER
-        for i in range(3)
-    ]
-    file = folder / "eval/step_20/predictions.jsonl"
-    with pytest.raises(UserError, match=r"predictions\.jsonl"):
-        page(tmp_path, folder, examples=1)
-    file.write_text("".join(map(predictions.line, lines)))
-    html = page(tmp_path, folder)
-    assert "SAID" not in html and "GOLD" not in html
-    html = page(tmp_path, folder, examples=2)
-    assert [html.count(word) for word in ("SAID0", "SAID1", "SAID2", "GOLD1")] == [2, 2, 0, 2]
-    assert "<script" not in html and "may hold medical text" in " ".join(html.split())
+def test_a_task_that_one_answer_solves_is_degenerate_not_learned(tmp_path):
+    after = scores(task12=(100.0, 100.0, 100.0, 100.0), task16=(60.0, 55.0, 65.0, 50.0))
+    html = page(tmp_path, workdir(tmp_path, after=after))
+    assert row_of(html, "task12")[-1] == "degenerate" and row_of(html, "task16")[-1] == "learned"
+    assert "right on every item of task12." in text_of(html)
+    assert "Set task12*" in html and "1 of 2 tasks was learned." in text_of(html)
+    assert "egenerate" not in page(tmp_path, workdir(tmp_path, "plain"))
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = [workdir(tmp_path / root, "same") for root in ("a", "b")]
+    found = runs.read_all([*folders, workdir(tmp_path, "other")])
+    assert [run.name for run in found] == [*map(str, folders), "other"]
 
 
 def test_broken_scores_name_the_file(tmp_path):

@@ -38,7 +38,7 @@ def test_bootstrap_error_is_that_of_a_proportion():
 
 def test_resamples_draw_n_items_unequally_and_reproducibly(monkeypatch):
     def weights(task):
-        return np.concatenate(list(scores._resamples(7, (0, task))))
+        return np.concatenate(list(scores.resamples(7, (0, task))))
 
     found = weights("task41")
     assert found.shape == (1000, 7) and (found.sum(1) == 7).all()
