@@ -23,6 +23,8 @@ MAX_DEPTH = 32  # a task file needs 4; thousands of nested brackets are an attac
 MAX_BYTES = 4 << 20  # of one instance, and of all outside Instances; real ones are under 1 MB
 CHUNK = 1 << 16  # bytes read at a time
 
+# Always with use_float: numbers over 64 bits are then errors. Without it one of 5000 digits ends
+# Python with a segmentation fault (ijson 3.6.0).
 _parser = ijson.get_backend("yajl2_c")
 
 
@@ -62,7 +64,7 @@ class Document:
             with _open(self.path) as file:
                 self._guard = guard = _Guard(self.path, file)
                 yield from _parser.items(
-                    guard, "Instances.item", buf_size=CHUNK, use_float=True, map_type=Members
+                    guard, "Instances.item", buf_size=CHUNK, map_type=Members, use_float=True
                 )
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(
@@ -92,13 +94,18 @@ class Document:
 
 
 def _not_json(path: Path, message: str, offset: int) -> UserError:
-    """The parser's message quotes the text, so only its kind is told, and where."""
+    """Only the kind of the parser's `message` is told, and where."""
     if offset == 0:
         return UserError(f"{path}: the file is empty; fetch it again")
-    if "premature EOF" in message:
+    kind = message.split("\n")[0]  # the rest quotes
+    if "premature EOF" in kind:
         return UserError(f"{path}: not JSON: it ends early, at byte {offset}; fetch it again")
     at = _locate(path, offset - CHUNK)
-    if "trailing garbage" in message:
+    if "overflow" in kind:
+        return UserError(
+            f"{path}: the number before byte {at} takes over 64 bits; make it a string"
+        )
+    if "trailing garbage" in kind:
         return UserError(
             f"{path}: not one JSON document: more follows at byte {at};"
             " a task file is a single object, whatever its suffix"
@@ -129,7 +136,7 @@ def _open(path: Path) -> BinaryIO:
     return file
 
 
-_INSTANCES = re.compile(rb'(?<!\\)"Instances"\s*:\s*\Z')
+_INSTANCES = re.compile(rb'"Instances"\s*:\s*\Z')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONE = re.compile(
     rb"(?<!\\)(?:\\\\)*(?:"  # an even number of backslashes before

@@ -145,7 +145,7 @@ def write_task(
     """Write one task's records; `advance` is told the bytes of its file as they are read.
 
     A record repeats its task's labels. They stand before the instances in every known file; where
-    they follow them, the file is read a second time.
+    they follow them, the file is read a second time, and its records, longer now, written over.
     """
     labels, report = None, advance
     while True:
@@ -163,8 +163,6 @@ def write_task(
         file = scan.file()
         if _labels(file) == labels:
             return Written(_info(file), shards, quarantine.name)
-        for name, _ in shards:
-            (folder / name).unlink()
         labels, report = _labels(file), lambda _: None
 
 

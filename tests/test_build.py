@@ -81,6 +81,15 @@ def test_train_and_test_folders_are_not_exchanged(source, tmp_path):
         open_or_build(tmp_path / "built", "bench")
 
 
+def test_names_of_the_other_set_are_refused(source, tmp_path):
+    for name, set_ in (("task100_test_set.json", "ins"), ("task100_x_train.json", "bench")):
+        renamed = (source / "task100_made_up.json").rename(source / name)
+        with pytest.raises(UserError, match=f"1 of 2 files are not named as .*{name}"):
+            open_or_build(source, set_, tmp_path / "cache")
+        renamed.rename(source / "task100_made_up.json")
+    assert not list((tmp_path / "cache").glob("[ib]*"))
+
+
 def test_only_the_owner_may_open_it(source, tmp_path):
     built = build(find(source), "ins", tmp_path / "built")
     assert stat.S_IMODE(built.path.stat().st_mode) == 0o700

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,8 +58,14 @@ def test_threads_read_at_once(source, tmp_path):
     built = build(find(source), "ins", tmp_path / "built")
     order = np.random.default_rng(0).integers(0, len(built), 2000)
     records = wanted(source)
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(built.__getitem__, order)) == [records[i] for i in order]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns amid everything
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(built.__getitem__, order))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [records[i] for i in order]
     for i in (-1, len(built)):
         with pytest.raises(IndexError):
             built[i]

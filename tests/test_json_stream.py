@@ -56,6 +56,25 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
             task_file.read(path)
 
 
+def test_a_long_file_may_hold_any_number_of_short_instances(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_stream, "CHUNK", 64)
+    monkeypatch.setattr(json_stream, "MAX_BYTES", 500)
+    instances = [{"input": f"[{i}" * (i % 20), "output": ["a", "b"]} for i in range(200)]
+    document = {"Definition": "a", "Instances": instances, "Domains": ["b"] * 9}
+    for indent in (None, 1):
+        path = write(tmp_path, json.dumps(document, indent=indent))
+        assert task_file.read(path).n == 200
+        assert task_file.read(path).header == {"Definition": "a", "Domains": ["b"] * 9}
+    for change in (
+        {"Instances": [*instances, {"input": "a" * 700, "output": "b"}]},
+        {"Instances": [INSTANCE | {f"more {i}": [] for i in range(90)}]},
+        {"Domains": ["b"] * 200},
+        {"other": [[["b"]]] * 90},
+    ):
+        with pytest.raises(UserError, match="more than 0 MB stand"):
+            task_file.read(write(tmp_path, document | change))
+
+
 def test_errors_are_located_in_any_chunk(tmp_path, monkeypatch):
     monkeypatch.setattr(json_stream, "CHUNK", 64)
     for spaces in range(200):
@@ -103,7 +122,10 @@ PIECES = (
 texts_ = st.text(st.sampled_from('ab \\"/\n\0{}[]:,é病😀\ufeff'), max_size=9)
 instances_ = st.fixed_dictionaries(
     {"input": texts_, "output": texts_ | st.lists(texts_, min_size=1, max_size=2)},
-    optional={"id": st.none() | st.integers() | texts_, "more": st.lists(st.floats(0, 9))},
+    optional={
+        "id": st.none() | st.integers(-(10**18), 10**18) | texts_,
+        "more": st.lists(st.floats(0, 9)),
+    },
 )
 documents_ = st.fixed_dictionaries(
     {
@@ -135,11 +157,14 @@ def test_gives_what_json_gives_or_one_line(tmp_path_factory, document, ascii, in
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(json_stream, "CHUNK", chunk)
             try:
-                found = list(task_file.read(path).instances())
+                file = task_file.read(path)
+                found = list(file.instances())
             except UserError as error:
+                assert changes or cut < 1 or "stands earlier" in str(error)
                 assert str(error).startswith(str(path)) and "\n" not in str(error)
                 continue
         whole = json.loads(data.removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=unique)
+        assert file.header == {k: v for k, v in whole.items() if k in task_file.HEADER}
         assert found == [
             (
                 str(i["id"]) if i.get("id") not in (None, "") else f"task12-{ordinal}",
