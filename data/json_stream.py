@@ -237,7 +237,9 @@ class _Guard:
         """The parser turns one half of an escaped surrogate pair into "?" without a word."""
         text = self._tail + chunk
         begin = 8 if len(self._tail) == _TAIL else 0  # seen before, and now without what precedes
-        if _SURROGATE.search(text):
+        codes = np.frombuffer(text, np.uint8)
+        escapes = (codes[:-1] == ord("\\")) & (codes[1:] == ord("u"))  # what is seldom there
+        if escapes.any() and _SURROGATE.search(text):
             for match in _LONE.finditer(text):
                 whole = match[1] or match.end() + 6 <= len(text) or not chunk
                 if whole and match.start() >= begin:
