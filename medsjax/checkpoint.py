@@ -76,7 +76,8 @@ class Checkpoints:
         step = self.latest if step is None else step
         if step not in steps:
             there = ", ".join(map(str, sorted(steps))) or "none"
-            raise UserError(f"{self.folder}: no checkpoint {step or ''}; there are: {there}")
+            what = "" if step is None else f" {step}"
+            raise UserError(f"{self.folder}: no checkpoint{what}; there are: {there}")
         names = flat(abstract)
         state = ocp.args.StandardRestore(names)
         if part:

@@ -1,7 +1,7 @@
-"""Safetensors folders, read tensor by tensor with pread and written shard by shard.
+"""Safetensors folders, read box by box with pread and written shard by shard.
 
-The library's loaders map whole files or hold whole shards in memory; here one tensor is in memory
-at a time. Both directions keep every bit.
+The library's loaders map whole files or hold whole shards in memory; here only what is asked for is
+read, straight to where it stays. Both directions keep every bit.
 """
 
 import json
@@ -25,38 +25,112 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 INDEX = "model.safetensors.index.json"
+CHUNK = 1 << 21  # bytes read at once where they are cast or cut up: what a core's cache holds
+# First and past-the-end index on each axis of a tensor.
+Box = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies: file, dtype name, shape, first byte."""
+    """Where one tensor lies: its name there, file, dtype name, shape, first byte."""
 
+    name: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
     offset: int
 
-    def check_floating(self, name: str) -> None:
+    def check_floating(self) -> None:
         """Refuse what is no weight (quantised tensors, for one)."""
         if self.dtype not in DTYPES:
             raise UserError(
-                f"{self.file}: tensor {name} has dtype {self.dtype}; "
+                f"{self.file}: tensor {self.name} has dtype {self.dtype}; "
                 f"weights must be floating point ({', '.join(DTYPES)})"
             )
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self) -> np.ndarray:
         """The tensor, exactly as stored."""
-        self.check_floating(name)
-        dtype = DTYPES[self.dtype]
-        out = np.empty(self.shape, dtype)
-        buffer, at = memoryview(out.reshape(-1).view(np.uint8)), 0
+        self.check_floating()
+        out = np.empty(prod(self.shape), DTYPES[self.dtype])
+        self.fill(out.shape, {((0, out.size),): out})
+        return out.reshape(self.shape)
+
+    def fill(self, shape: tuple[int, ...], parts: dict[Box, np.ndarray]) -> None:
+        """Read boxes of the tensor, taken as `shape`, into arrays of their sizes, cast to theirs.
+
+        Boxes that together make up one, as a host's parts of a sharded array do, are read in one
+        pass. Bytes outside the boxes are never read.
+        """
+        self.check_floating()
+        hull = tuple((min(a for a, _ in s), max(b for _, b in s)) for s in zip(*parts, strict=True))
+        whole = sum(map(_volume, parts)) == _volume(hull)
+        groups = [(hull, parts)] if whole else [(box, {box: out}) for box, out in parts.items()]
         with open(self.file, "rb") as file:
-            while at < len(buffer):
-                got = os.preadv(file.fileno(), [buffer[at : at + (1 << 30)]], self.offset + at)
+            for box, inside in groups:
+                self._read_box(file.fileno(), shape, box, inside)
+
+    def _read_box(self, fd: int, shape, box: Box, parts: dict[Box, np.ndarray]) -> None:
+        """Rows of `box` in chunks, each cut up among the `parts` that make it up."""
+        dtype, (first, last) = DTYPES[self.dtype], box[0]
+        width = _volume(box[1:])
+        step = max(CHUNK // max(width * dtype.itemsize, 1), 1)
+        out = parts.get(box)
+        direct = out is not None and out.dtype == dtype and out.flags.c_contiguous
+        buffer = None if direct else np.empty((min(step, last - first), width), dtype)
+        for row in range(first, last, step):
+            end = min(row + step, last)
+            rows = out[row - first : end - first] if direct else buffer[: end - row]
+            self._pread(fd, shape, ((row, end), *box[1:]), rows)
+            if not direct:
+                sides = [b - a for a, b in box[1:]]
+                _share(rows.reshape(end - row, *sides), ((row, end), *box[1:]), parts)
+
+    def _pread(self, fd: int, shape, box: Box, out: np.ndarray) -> None:
+        """The bytes of a box, run by run, into a contiguous array."""
+        size = DTYPES[self.dtype].itemsize
+        starts, length = runs(shape, box)
+        buffer, at, length = memoryview(out.reshape(-1).view(np.uint8)), 0, length * size
+        for start in (self.offset + starts * size).tolist():
+            end = at + length
+            while at < end:
+                got = os.preadv(fd, [buffer[at:end]], start)
                 if got == 0:
-                    raise UserError(f"{self.file}: truncated inside tensor {name}; fetch it again")
-                at += got
-        return out
+                    raise UserError(
+                        f"{self.file}: truncated inside tensor {self.name}; fetch it again"
+                    )
+                at, start = at + got, start + got
+
+
+def runs(shape: tuple[int, ...], box: Box) -> tuple[np.ndarray, int]:
+    """The contiguous runs of a box of a row-major array: the first element of each, their length.
+
+    They come in order and never touch, so what lies between them is not the box's.
+    """
+    inner = len(shape)
+    while inner and box[inner - 1] == (0, shape[inner - 1]):
+        inner -= 1
+    outer = max(inner - 1, 0)  # axes before the first of a run
+    starts, length = np.zeros(1, np.int64), prod(shape[outer + 1 :])
+    for axis, (a, b) in enumerate(box[:outer]):
+        starts = (starts[:, None] + np.arange(a, b) * prod(shape[axis + 1 :])).reshape(-1)
+    if shape:
+        a, b = box[outer]
+        starts, length = starts + a * length, (b - a) * length
+    return starts, length
+
+
+def _share(rows: np.ndarray, at: Box, parts: dict[Box, np.ndarray]) -> None:
+    """Copy what of `rows`, which lie `at` a place of the tensor, belongs to each part."""
+    for box, out in parts.items():
+        both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(at, box, strict=True)]
+        if all(a < b for a, b in both):
+            source = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(both, at, strict=True))
+            target = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(both, box, strict=True))
+            out[target] = rows[source]
+
+
+def _volume(box: Box) -> int:
+    return prod(b - a for a, b in box)
 
 
 def entries(folder: Path) -> dict[str, Entry]:
@@ -115,7 +189,7 @@ def _header(path: Path) -> Iterator[tuple[str, Entry]]:
         fits = dtype not in DTYPES or prod(shape) * DTYPES[dtype].itemsize == end - begin
         if begin < 0 or not fits:
             raise UserError(f"{path}: tensor {name}: shape {shape} does not fit its bytes")
-        yield name, Entry(path, dtype, shape, 8 + length + begin)
+        yield name, Entry(name, path, dtype, shape, 8 + length + begin)
 
 
 def _place(fields: dict) -> tuple[str, tuple[int, ...], int, int]:
@@ -127,16 +201,17 @@ def _place(fields: dict) -> tuple[str, tuple[int, ...], int, int]:
 def write(
     folder: Path,
     shapes: dict[str, tuple[int, ...]],
-    dtype: str,
+    dtypes: dict[str, str],
     fetch: Callable[[str], np.ndarray],
     max_bytes: int = 5 * 10**9,
 ) -> None:
     """Write tensors as model.safetensors, or as shards of at most `max_bytes` with an index.
 
-    `dtype` is a numpy name; `fetch(name)` gives a tensor of it when its turn comes.
+    `dtypes` are numpy names; `fetch(name)` gives a tensor of its dtype when its turn comes.
     """
-    stored = next(k for k, v in DTYPES.items() if v.name == dtype)
-    sizes = {n: prod(s) * DTYPES[stored].itemsize for n, s in shapes.items()}
+    stored = {v.name: k for k, v in DTYPES.items()}
+    kinds = {n: stored[dtypes[n]] for n in shapes}
+    sizes = {n: prod(s) * DTYPES[kinds[n]].itemsize for n, s in shapes.items()}
     shards: list[list[str]] = [[]]
     for name in shapes:
         if shards[-1] and sum(sizes[n] for n in shards[-1]) + sizes[name] > max_bytes:
@@ -149,14 +224,14 @@ def write(
         listing = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(listing, indent=2))
     for file, shard in zip(names, shards, strict=True):
-        _write_shard(folder / file, shard, shapes, sizes, stored, fetch)
+        _write_shard(folder / file, shard, shapes, sizes, kinds, fetch)
 
 
-def _write_shard(path, shard, shapes, sizes, stored, fetch) -> None:
+def _write_shard(path, shard, shapes, sizes, kinds, fetch) -> None:
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name in shard:
         header[name] = {
-            "dtype": stored,
+            "dtype": kinds[name],
             "shape": list(shapes[name]),
             "data_offsets": [at, at + sizes[name]],
         }
@@ -167,5 +242,5 @@ def _write_shard(path, shard, shapes, sizes, stored, fetch) -> None:
         file.write(struct.pack("<Q", len(raw)) + raw)
         for name in shard:
             value = np.ascontiguousarray(fetch(name))
-            assert value.dtype == DTYPES[stored] and value.shape == shapes[name], name
+            assert value.dtype == DTYPES[kinds[name]] and value.shape == shapes[name], name
             file.write(value.reshape(-1).view(np.uint8).data)

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from medsjax import config, convert, input_pipeline, metrics, optim, packing
+from medsjax import cards, config, convert, input_pipeline, metrics, optim, packing
 from medsjax import workdir as workdirs
 from medsjax.checkpoint import Checkpoints, flat
 from medsjax.errors import UserError, run_main
@@ -185,12 +185,14 @@ def train(cfg: config.Config) -> None:
     bench(cfg, mesh, folder, "start", 0)
     with told_if_too_big(cfg):
         model = fit(cfg, plan, heldout, steps, mesh, folder)
+    stored = convert.stored_dtype(folder)
+    convert.save(model, tokenizer, workdir / "hf", stored, cards.of_run(workdir, steps))
     if jax.process_index() == 0:
-        stored = convert.stored_dtype(folder)
-        convert.save(model, tokenizer, workdir / "hf", dtype=stored)
         print(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
     del model
     bench(cfg, mesh, workdir / "hf", "end", steps)
+    if jax.process_index() == 0:
+        cards.put(workdir / "hf", cards.of_run(workdir, steps))  # now with scores
     if hasattr(cfg.bench, "report"):
         cfg.bench.report(workdir)
 

@@ -1,9 +1,11 @@
-"""Folders in and out bit for bit, folders that lack what is optional, and each broken one named."""
+"""Folders in and out bit for bit, and folders that lack what is optional."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medsjax import convert, safetensors_io
+from medsjax import cards, convert, hf_config, safetensors_io
 from medsjax.errors import UserError
 from medsjax.sharding import make_mesh
 from tests import tiny
@@ -63,7 +65,7 @@ def test_load_and_save_keep_every_bit(case, dtype, tmp_path):
     convert.save(model, tokenizer, tmp_path / "out")
     assert_same_bits(read_all(source), read_all(tmp_path / "out"))
     names = {f.name for f in source.iterdir()}
-    assert {f.name for f in (tmp_path / "out").iterdir()} == names
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {*names, *cards.NAMES}
     for name in names - {MODEL}:
         assert (source / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
     assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "out"], "nothing else stays behind"
@@ -77,6 +79,55 @@ def test_every_weight_lies_where_its_name_says(tiny_folder, tiny_loaded):
         q, o = (tensors[f"{attention}.{n}_proj.weight"] for n in "qo")
         np.testing.assert_array_equal(blocks.q_NHD[...][layer], q.reshape(4, 8, 32))
         np.testing.assert_array_equal(blocks.o_DNH[...][layer], o.reshape(32, 4, 8))
+
+
+def test_shards_of_mixed_dtypes_keep_every_bit(tiny_folder, tmp_path, monkeypatch, capsys):
+    """By the command, without --dtype: norms in float32, some matrices in float16, a folder of
+    shards."""
+    source = copy(tiny_folder, tmp_path / "in")
+    values = {
+        name: value.astype(
+            np.float32 if "norm" in name else np.float16 if "mlp" in name else ml_dtypes.bfloat16
+        )
+        for name, value in read_all(source).items()
+    }
+    (source / MODEL).unlink()
+    shapes = {name: value.shape for name, value in values.items()}
+    dtypes = {name: value.dtype.name for name, value in values.items()}
+    safetensors_io.write(source, shapes, dtypes, values.__getitem__, max_bytes=20_000)
+    before = (source / "config.json").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["convert", str(source), str(tmp_path / "out")])
+    monkeypatch.setattr(safetensors_io, "write", partial(safetensors_io.write, max_bytes=30_000))
+    convert.main()
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 2
+    assert_same_bits(values, read_all(tmp_path / "out"))
+    assert (tmp_path / "out" / "config.json").read_bytes() == before
+
+
+END_TOKENS = {
+    "none there": (None, {"bos_token_id": tiny.BEGIN, "eos_token_id": [tiny.END, tiny.EOT]}),
+    "a base's": (
+        {"eos_token_id": tiny.END, "top_p": 0.9, "max_length": 40},
+        {"eos_token_id": [tiny.END, tiny.EOT], "top_p": 0.9, "max_length": 40},
+    ),
+    "more of them": (
+        {"eos_token_id": [tiny.EOT, 7], "do_sample": True},
+        {"eos_token_id": [7, tiny.END, tiny.EOT], "do_sample": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", END_TOKENS)
+def test_an_export_stops_at_every_end_token(name, tiny_folder, tmp_path):
+    """A base's own settings do not know the end of a turn, which a tuned model writes."""
+    before, after = END_TOKENS[name]
+    source = copy(tiny_folder, tmp_path / "in")
+    if before is not None:
+        (source / "generation_config.json").write_text(json.dumps(before))
+    model, tokenizer = convert.load(source, dtype="float32")
+    convert.save(model, tokenizer, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == after
+    assert convert.load(tmp_path / "out")[1].stop_ids == tokenizer.stop_ids
 
 
 def test_bf16_weights_pass_through_a_float32_master_unchanged(tmp_path):
@@ -114,6 +165,32 @@ def test_save_replaces_an_old_folder_whole(tiny_loaded, tmp_path):
     (out / "stale").write_text("")
     convert.save(*tiny_loaded, out)
     assert not (out / "stale").exists() and (out / MODEL).is_file()
+
+
+def test_what_a_killed_export_left_goes_after_a_day(tiny_loaded, tmp_path):
+    for name, age in ((".hf-killed", 2 * convert.ABANDONED), (".hf-writing", 0)):
+        (tmp_path / name / "hf").mkdir(parents=True)
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
+    convert.save(*tiny_loaded, tmp_path / "hf")
+    assert sorted(f.name for f in tmp_path.iterdir()) == [".hf-writing", "hf"]
+
+
+def test_float64_weights_become_float32(tiny_folder, tmp_path, monkeypatch):
+    folder = copy(tiny_folder, tmp_path / "in")
+    doubles = {name: value.astype("float64") for name, value in read_all(tiny_folder).items()}
+    save_file(doubles, folder / MODEL, metadata={"format": "pt"})
+    assert convert.stored_dtype(folder) == "float32"
+    monkeypatch.setattr(sys, "argv", ["convert", str(folder), str(tmp_path / "out")])
+    convert.main()
+    assert_same_bits(read_all(tiny_folder), read_all(tmp_path / "out"))
+
+
+def test_a_config_without_theta_says_what_is_taken(tiny_folder, tmp_path):
+    folder = copy(tiny_folder, tmp_path / "in")
+    edit_json(folder / "config.json", rope_theta=None)
+    with pytest.warns(UserWarning, match="no rope_theta; 10000 is taken"):
+        assert convert.load(folder)[0].dims.rope_theta == 10000.0
 
 
 def test_a_failed_save_leaves_what_was_there(tiny_loaded, tmp_path, monkeypatch):
@@ -164,138 +241,13 @@ def test_the_real_configs_read(realdata):
     dims = {}
     for name in ("Meta-Llama-3-8B", "Llama-3.2-1B"):
         config = json.loads((folder / f"{name}.config.json").read_text())
-        dims[name] = convert._dims(config)
+        dims[name] = hf_config._dims(config)
     shapes = json.loads((folder / "llama3-8b_hf_param_shapes.json").read_text())
     eight = dims["Meta-Llama-3-8B"]
     assert {n: list(s) for n, s in convert.expected(eight).items()} == shapes
     assert eight.rope_scaling is None and eight.norm_eps == 1e-5 and eight.rope_theta == 5e5
     small = dims["Llama-3.2-1B"]
     assert small.tied and small.H == 64 and small.rope_scaling.factor == 32.0
-
-
-# What is wrong with a folder -> how it comes about, and what the one line must say.
-BROKEN = {
-    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "config cut": (
-        lambda f: (f / "config.json").write_text('{"model_type": "lla'),
-        "config.json: not a JSON object",
-    ),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: not a JSON"),
-    "config not utf-8": (
-        lambda f: (f / "config.json").write_bytes(b'{"model_type": "\xff"}'),
-        "config.json: not a JSON object",
-    ),
-    "no size": (lambda f: edit_json(f / "config.json", hidden_size=None), "'hidden_size'"),
-    "size a word": (
-        lambda f: edit_json(f / "config.json", hidden_size="wide"),
-        "config.json: .*wide",
-    ),
-    "no heads": (lambda f: edit_json(f / "config.json", num_attention_heads=0), "config.json: "),
-    "heads that do not group": (
-        lambda f: edit_json(f / "config.json", num_key_value_heads=3),
-        "config.json: .*num_key_value_heads",
-    ),
-    "no eps": (lambda f: edit_json(f / "config.json", rms_norm_eps=None), "'rms_norm_eps'"),
-    "unknown scaling": (
-        lambda f: edit_json(f / "config.json", rope_scaling={"rope_type": "yarn", "factor": 2.0}),
-        "rope_type yarn; default, linear and llama3 load",
-    ),
-    "half a scaling": (
-        lambda f: edit_json(f / "config.json", rope_scaling={"rope_type": "llama3", "factor": 8}),
-        "config.json: .*low_freq_factor",
-    ),
-    "another family": (
-        lambda f: edit_json(f / "config.json", model_type="qwen3"),
-        "config.json: model_type 'qwen3' does not load; llama does",
-    ),
-    "biases": (lambda f: edit_json(f / "config.json", attention_bias=True), "attention_bias=True"),
-    "missing tensor": (lambda f: edit_weights(f, **{Q: None}), f"tensor {Q} is missing"),
-    "no embedding": (
-        lambda f: edit_weights(f, **{"model.embed_tokens.weight": None}),
-        "tensor model.embed_tokens.weight is missing",
-    ),
-    "untied without output": (
-        lambda f: edit_weights(f, **{"lm_head.weight": None}),
-        "tensor lm_head.weight is missing",
-    ),
-    "extra tensor": (
-        lambda f: edit_weights(f, **{"model.layers.2.mlp.up_proj.weight": np.ones(3)}),
-        "tensor model.layers.2.mlp.up_proj.weight belongs to no part",
-    ),
-    "misshapen tensor": (
-        lambda f: edit_weights(f, **{Q: np.ones((32, 31), np.float32)}),
-        rf"tensor {Q} is \(32, 31\); config.json asks for \(32, 32\)",
-    ),
-    "integer tensor": (
-        lambda f: edit_weights(f, **{Q: np.ones((32, 32), np.int8)}),
-        f"tensor {Q} has dtype I8; .*floating",
-    ),
-    "integer embedding": (
-        lambda f: edit_weights(
-            f, **{"model.embed_tokens.weight": np.ones((tiny.VOCAB, 32), np.int8)}
-        ),
-        "embed_tokens.weight has dtype I8; .*floating",
-    ),
-    "truncated file": (
-        lambda f: (f / MODEL).write_bytes((f / MODEL).read_bytes()[:-100]),
-        f"{MODEL}: truncated",
-    ),
-    "broken index": (
-        lambda f: (f / safetensors_io.INDEX).write_text("{"),
-        "index.json: broken",
-    ),
-    "absent shard": (
-        lambda f: (f / safetensors_io.INDEX).write_text('{"weight_map": {"a": "b"}}'),
-        "index.json: names b, which is not there",
-    ),
-    "no weights": (lambda f: (f / MODEL).unlink(), r"no \*.safetensors"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer here"),
-    "broken tokenizer": (
-        lambda f: (f / "tokenizer.json").write_text("{"),
-        "the tokenizer does not load",
-    ),
-    "broken generation_config": (
-        lambda f: (f / "generation_config.json").write_text("]"),
-        "generation_config.json: not a JSON object",
-    ),
-    "tokenizer larger than the embedding": (
-        lambda f: (
-            edit_json(f / "config.json", vocab_size=200),
-            edit_weights(
-                f,
-                **{
-                    name: np.ones((200, 32), np.float32)
-                    for name in ("model.embed_tokens.weight", "lm_head.weight")
-                },
-            ),
-        ),
-        f"the tokenizer has {tiny.VOCAB} ids, but the embedding .* only 200 rows",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_folder_is_one_line_that_names_file_and_rule(
-    name, tiny_folder, tmp_path, monkeypatch
-):
-    """From load, and from the command, which leaves nothing behind."""
-    folder = copy(tiny_folder, tmp_path / "in")
-    damage, message = BROKEN[name]
-    damage(folder)
-    with pytest.raises(UserError, match=message) as caught:
-        convert.load(folder, dtype="float32")
-    assert str(folder) in str(caught.value)
-    monkeypatch.setattr(sys, "argv", ["convert", str(folder), str(tmp_path / "out")])
-    with pytest.raises(UserError, match=message):
-        convert.main()
-    assert [f.name for f in tmp_path.iterdir()] == ["in"]
-
-
-def test_what_is_no_model_folder(tmp_path):
-    (tmp_path / "file").write_text("")
-    for source in (tmp_path / "absent", tmp_path / "file", "absent", "./a/b"):
-        with pytest.raises(UserError, match="no such model folder"):
-            convert.load(source)
 
 
 def test_the_command_converts_and_refuses_to_overwrite(tiny_folder, tmp_path, monkeypatch, capsys):

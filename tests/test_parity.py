@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medsjax import convert, safetensors_io, sampler
+from medsjax import convert, safetensors_io, sampler, weights
 from medsjax.loss import nll_sum
 from tests import make_references, tiny
 
@@ -67,7 +67,7 @@ def test_loss_and_gradients(pair):
     largest = max(float(p.grad.abs().max()) for p in theirs.parameters())
     parameters = dict(theirs.named_parameters())
     for name, shape in convert.expected(model.dims).items():
-        param, layer = convert._locate(grads, name)
+        param, layer = weights.locate(grads, name)
         ours = param[...] if layer is None else param[...][layer]
         assert apart(ours.reshape(shape), parameters[name].grad) < 1e-5 * largest, name
 
