@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from data.prompts import number
 from eval.predictions import Row
-from eval.scorers import fixed
+from eval.scorers import fixed, official, standard
 from eval.tasks import TASKS, Task
 
 Columns = Mapping[str, ModuleType]  # the first one's primary metric stands for a task
 Statistics = dict[str, np.ndarray]  # column -> statistics [items, k] (see `eval.scorers`)
-COLUMNS: Columns = {"fixed": fixed}
+COLUMNS: Columns = {"fixed": fixed, "official": official, "standard": standard}
 RESAMPLES = 1000
 BLOCK = 1 << 24  # weights held at a time
 CONSTANTS = 20
