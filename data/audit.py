@@ -9,19 +9,14 @@ switched on in the training set's value, `fixes=("leaked_rewrites", …)`; see d
 """
 
 import argparse
-import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from data import fixes
+from data import fixes, reports
 from data.build import Built, TaskInfo, open_or_build
 from data.duplicates import NEAR, WORDS, digest
 from data.scan import (
@@ -54,6 +49,7 @@ KINDS = {  # kind of a finding -> what is counted, the fix of a training set
     "duplicate_rewrites": ("rewrites that stand earlier in the task", "duplicate_rewrites"),
     "non_medical": ("examples of tasks that are not medical", "non_medical"),
 }
+PAGE = Path(__file__).parent / "audit.html.j2"
 SHOWN = 5  # ids with a finding; all of them for test items that are repeated
 LABELS = 5  # shares that are told
 COMMON = 0.2  # an answer of this share is told of any task
@@ -219,7 +215,7 @@ def tables(found: dict) -> list[Table]:
         (row["what"], row["side"], f"{row['count']:,}", _tasks(row["tasks"]), row["fix"] or "–")
         for row in summary(found)
     ]
-    made = [_table("findings", ("what", "set", "count", "tasks", "fix"), cells, [2])]
+    made = [reports.table("findings", ("what", "set", "count", "tasks", "fix"), cells, [2])]
     if found["overlap"]:
         places = [f"{place}_{task}" for place in ("train", "test") for task in ("same", "other")]
         columns = ("task", "items", *(f"{place.replace('_', ': ')} task" for place in places))
@@ -231,7 +227,7 @@ def tables(found: dict) -> list[Table]:
             for row in found["overlap"]
         ]
         title = "test items that stand elsewhere too, exactly / nearly"
-        made.append(_table(title, columns, cells, range(1, 6)))
+        made.append(reports.table(title, columns, cells, range(1, 6)))
     columns = ("task", "set", "examples", "answers", "majority %", "shares %")
     cells = [
         (
@@ -241,7 +237,7 @@ def tables(found: dict) -> list[Table]:
         )
         for row in found["labels"]
     ]
-    return [*made, _table("commonest answers", columns, cells, range(2, 5))]
+    return [*made, reports.table("commonest answers", columns, cells, range(2, 5))]
 
 
 def _tasks(tasks: list[str]) -> str:
@@ -250,51 +246,10 @@ def _tasks(tasks: list[str]) -> str:
     return ", ".join(numbers[:12]) + more
 
 
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], right=()) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
 def render(found: dict) -> str:
     """The page, of the same bytes for the same audit."""
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page.filters["count"] = lambda n: f"{n:,}"
     about = {"summary": summary(found), "named": named(found), "fixes": fixes.FIXES}
-    return page.get_template("audit.html.j2").render(**found, **about, shown=SHOWN)
-
-
-def write(found: dict, out: Path) -> None:
-    """audit.json and audit.html in the folder `out`, each whole or not at all."""
-    texts = {"json": json.dumps(found, ensure_ascii=False, indent=1) + "\n", "html": render(found)}
-    for kind, text in texts.items():
-        unfinished = out / f".audit.{kind}.{os.getpid()}"
-        try:
-            unfinished.write_text(text, encoding="utf-8", errors="replace")
-            os.replace(unfinished, out / f"audit.{kind}")
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise UserError(
-                f"{out}: cannot be written ({error.strerror}); give another --out"
-            ) from None
-
-
-def make(out: Path) -> Path:
-    """The folder `out`, made before the work begins."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); give another --out") from None
-    return out
+    return reports.page(PAGE, **found, **about, shown=SHOWN)
 
 
 def main() -> None:
@@ -312,9 +267,9 @@ def main() -> None:
         raise UserError("data.audit: nothing to look at; give --train DIR, --test DIR, or both")
     train = open_or_build(args.train, "ins") if args.train else None
     test = open_or_build(args.test, "bench") if args.test else None
-    out = make(Path(args.out))
+    out = reports.make(Path(args.out))
     found = audit(train, test)
-    write(found, out)
+    reports.write("audit", found, render(found), out)
     for table in tables(found):
         Console().print(table)
     for missing in found["not_checked"]:

@@ -9,20 +9,17 @@ input and of its first output; definitions, shots and chat headers come on top o
 """
 
 import argparse
-import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from tqdm import tqdm
 
+from data import reports
 from data.build import INDEX, Built, TaskInfo, find, open_or_build
 from data.catalog import BENCH_ONLY, CATALOG, TRAINING
 from medsjax.errors import UserError, run_main
@@ -40,6 +37,7 @@ PAPER_DOMAINS = {
     "Medical knowledge bases": 43,
     "Daily conversations": 2,
 }  # percent of MedS-Ins' tokens, from the paper's description of its Fig. 2
+PAGE = Path(__file__).parent / "inventory.html.j2"
 CHUNK = 256  # examples a thread takes at a time
 
 
@@ -157,16 +155,7 @@ def distribution(rows: list[dict], key: str) -> list[dict]:
 
 def render(found: dict) -> str:
     """The page, of the same bytes for the same inventory."""
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page.filters["count"] = lambda n: f"{n:,}"
-    template = page.get_template("inventory.html.j2")
-    return template.render(**found, paper=PAPER_DOMAINS if found["set"] == "ins" else {})
+    return reports.page(PAGE, **found, paper=PAPER_DOMAINS if found["set"] == "ins" else {})
 
 
 def tables(found: dict) -> list[Table]:
@@ -188,17 +177,17 @@ def tables(found: dict) -> list[Table]:
         (row["task"], f"{row['n']:,}", f"{row['tokens']:,}", *lengths, str(row["rewrites"]))
         for row, lengths in zip(rows, spread, strict=True)
     ]
-    made = [_table(title, columns, cells, right=range(1, 6))]
+    made = [reports.table(title, columns, cells, right=range(1, 6))]
     columns = ("task", "category", "dataset", "licence", "access")
     cells = [[row[key] for key in columns] for row in rows]
-    made.append(_table("where they come from", columns, cells))
+    made.append(reports.table("where they come from", columns, cells))
     for key, parts in found["distributions"].items():
         columns = (key, "tasks", "examples", "tokens", "% of tokens")
         cells = [
             (p["label"], str(p["tasks"]), f"{p['n']:,}", f"{p['tokens']:,}", f"{p['share']:.1f}")
             for p in parts
         ]
-        made.append(_table(f"by {key}", columns, cells, right=range(1, 5)))
+        made.append(reports.table(f"by {key}", columns, cells, right=range(1, 5)))
     for key, name in (("medsins", "MedS-Ins"), ("scored", "the scored tasks")):
         missing, there = found[key]["missing"], len(found[key]["present"])
         title = f"{name}: {there} of {there + len(missing)} present"
@@ -206,9 +195,9 @@ def tables(found: dict) -> list[Table]:
         cells = [
             (kind, ranges(m["task"] for m in missing if m["access"] == kind)) for kind in access
         ]
-        made.append(_table(title, ("access", "missing tasks"), cells))
+        made.append(reports.table(title, ("access", "missing tasks"), cells))
     if found["unknown"]:
-        made.append(_table("in neither list", ("tasks",), [[ranges(found["unknown"])]]))
+        made.append(reports.table("in neither list", ("tasks",), [[ranges(found["unknown"])]]))
     return made
 
 
@@ -221,39 +210,6 @@ def ranges(tasks: Iterable[str]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], right=()) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i in right else "left", overflow="fold")
-    for row in rows:  # cells hold words of the files: no markup, no escape sequences
-        table.add_row(*(Text("".join(c if c.isprintable() else "�" for c in x)) for x in row))
-    return table
-
-
-def write(found: dict, out: Path) -> None:
-    """inventory.json and inventory.html in the folder `out`, each whole or not at all."""
-    texts = {"json": json.dumps(found, ensure_ascii=False, indent=1) + "\n", "html": render(found)}
-    for kind, text in texts.items():
-        unfinished = out / f".inventory.{kind}.{os.getpid()}"
-        try:
-            unfinished.write_text(text, encoding="utf-8", errors="replace")
-            os.replace(unfinished, out / f"inventory.{kind}")
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise UserError(
-                f"{out}: cannot be written ({error.strerror}); give another --out"
-            ) from None
-
-
-def make(out: Path) -> Path:
-    """The folder `out`, made before the work begins."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); give another --out") from None
-    return out
 
 
 def open_set(path: Path, set_: str | None) -> Built:
@@ -287,7 +243,7 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = Tokenizer.load(args.tokenizer or Path(__file__).parent / "sample" / "base")
     built = open_set(Path(args.folder), args.set)
-    out = make(Path(args.out))
+    out = reports.make(Path(args.out))
     found = {
         "folder": args.folder,
         "tokenizer": {
@@ -296,7 +252,7 @@ def main() -> None:
         },
         **take(built, count_tokens(built, tokenizer)),
     }
-    write(found, out)
+    reports.write("inventory", found, render(found), out)
     for table in tables(found):
         Console().print(table)
     print(f"written: {out}/inventory.html, {out}/inventory.json")

@@ -19,7 +19,6 @@ from data import prompts
 from data.build import Built, Record, open_or_build
 from eval import predictions, scores
 from eval.predictions import Key, Row
-from eval.score import COLUMNS
 from eval.tasks import TASKS
 from medsjax import checkpoint, sampler
 from medsjax.errors import UserError
@@ -221,7 +220,7 @@ class MedSBench:
     ) -> dict[str, Any]:
         n_shot = {name: min(TASKS[name].shots, self.shots) for name in names}
         own = [name for name in names if n_shot[name] and not (pools and name in pools.tasks)]
-        found = scores.build(rows, config, n_shot, own, COLUMNS)
+        found = scores.build(rows, config, n_shot, own)
         for name in names:
             found["tasks"][name]["source"] = bench.tasks[name].source
         unscored = sorted(bench.tasks.keys() - TASKS.keys())

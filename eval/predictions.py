@@ -4,7 +4,7 @@
 n_shots, dropped_shots, cut_chars, prompt_tokens, gold (a list), new_tokens, prediction and sum, a
 checksum of the rest. `settings.json` holds what the predictions depend on; other settings are
 refused. At the end `leaderboard/` gets the same as the benchmark's leaderboard takes it: a CSV file
-a category.
+a category. Golds and predictions are medical text: the folder is made for its owner alone.
 """
 
 import csv
@@ -34,8 +34,9 @@ def write_atomic(file: Path, text: str) -> None:
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make `folder` the one of these settings, or say in which one it differs from its own.
 
-    Settings with which nothing was predicted yet give way.
+    Settings with which nothing was predicted yet give way. A folder that is there keeps its mode.
     """
+    folder.mkdir(0o700, parents=True, exist_ok=True)
     file = folder / "settings.json"
     made = [name for name in ("predictions.jsonl", "scores.json") if _has_content(folder / name)]
     if not made:

@@ -12,14 +12,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from data import reports
 from eval import charts, plain, predictions, sections, several, versus, viewer
 from eval.runs import Run, number, read_all
 from eval.sections import TaskRow
 from eval.tables import Table, plural
 from medsjax.errors import UserError, run_main
 
+PAGE = Path(__file__).parent / "report.html.j2"
 FORMATS = (".html", ".md", ".csv")
 
 
@@ -89,15 +89,9 @@ def markdown(report: dict[str, Any]) -> str:
 def page(report: dict[str, Any], examples: int = 0) -> str:
     """The HTML, one file that loads nothing."""
     run, rows = report["run"], report["rows"]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     samples, no_prompts = viewer.samples(run, examples) if examples else ([], "")
-    return environment.get_template("report.html.j2").render(
+    return reports.page(
+        PAGE,
         **report,
         plural=plural,
         score_chart=score_chart(run, rows) if rows else "",

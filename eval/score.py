@@ -28,12 +28,12 @@ from tqdm import tqdm
 from eval import comparison, official_files, scores, submission
 from eval.official_files import SCORER_OF
 from eval.predictions import write_atomic
-from eval.scorers import fixed, official, standard
+from eval.scorers import official
+from eval.scores import COLUMNS
 from eval.submission import Submission
 from eval.tasks import TASKS
 from medsjax.errors import UserError, run_main
 
-COLUMNS = {"fixed": fixed, "official": official, "standard": standard}
 CHUNK = 64  # rows a process gets at a time
 MANY = 6000  # texts to score, a column each, from which on starting processes pays
 Model = list[Submission]

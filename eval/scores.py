@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from data.prompts import number
 from eval.predictions import Row
-from eval.scorers import fixed
+from eval.scorers import fixed, official, standard
 from eval.tasks import TASKS, Task
 
 Columns = Mapping[str, ModuleType]  # the first one's primary metric stands for a task
 Statistics = dict[str, np.ndarray]  # column -> statistics [items, k] (see `eval.scorers`)
-COLUMNS: Columns = {"fixed": fixed}
+COLUMNS: Columns = {"fixed": fixed, "official": official, "standard": standard}
 RESAMPLES = 1000
 BLOCK = 1 << 24  # weights held at a time
 CONSTANTS = 20
@@ -61,9 +61,9 @@ def build(
     `known` holds each task's statistics where they have been computed, in the order of its rows.
     Beyond the harness's keys: `M_ci95,column` = [low, high] beside `M_stderr,column`; `tasks` with
     category, dataset, language and whether the shots came leave-one-out from the test items;
-    `counts` of what the prompts had to drop; `summary` with means over tasks (their intervals take
-    the tasks as given). The CT and MRI tasks enter `results` singly and pooled, but no mean, as in
-    the paper's Table 2.
+    `counts` of what the prompts had to drop and the official scorer cannot take; `summary` with
+    means over tasks (their intervals take the tasks as given). The CT and MRI tasks enter `results`
+    singly and pooled, but no mean, as in the paper's Table 2.
     """
     by_task: dict[str, list[Row]] = {}
     for row in rows:
@@ -92,7 +92,7 @@ def build(
         **({"git_hash": commit} if commit else {}),
         "summary": _summary({name: s for name, s in scored.items() if _counts_in_means(name)}),
         "tasks": {name: _about(name, name in set(leave_one_out)) for name in scored},
-        "counts": _counts(by_task),
+        "counts": _counts(by_task, found),
     }
 
 
@@ -192,26 +192,29 @@ def _about(name: str, leave_one_out: bool) -> dict[str, Any]:
     return {**about, "leave_one_out": leave_one_out}
 
 
-def _counts(by_task: dict[str, list[Row]]) -> dict[str, Any]:
-    """What prompts lost to fit, where the rows tell, and how many answers are empty: in all and,
-    where any, by task.
+def _counts(by_task: dict[str, list[Row]], statistics: dict[str, Statistics]) -> dict[str, Any]:
+    """What prompts lost to fit, where the rows tell, how many answers are empty, and how many rows
+    the official scorer passes over or dies of: in all and, where any, by task.
     """
-    rows = [row for its_rows in by_task.values() for row in its_rows]
-    prompted = all("dropped_shots" in row for row in rows)
+    prompted = all("dropped_shots" in row for rows in by_task.values() for row in rows)
 
-    def count(rows: list[Row]) -> dict[str, int]:
-        empty = {"empty_predictions": sum(not row["prediction"].strip() for row in rows)}
-        if not prompted:
-            return empty
-        return {
-            "dropped_shots": sum(row["dropped_shots"] for row in rows),
-            "cut_inputs": sum(row["cut_chars"] > 0 for row in rows),
-            **empty,
-        }
+    def count(rows: list[Row], columns: Statistics) -> dict[str, int]:
+        counted = {}
+        if prompted:
+            counted["dropped_shots"] = sum(row["dropped_shots"] for row in rows)
+            counted["cut_inputs"] = sum(row["cut_chars"] > 0 for row in rows)
+        counted["empty_predictions"] = sum(not row["prediction"].strip() for row in rows)
+        if "official" in columns:
+            skipped, fatal = official.lost(columns["official"])
+            counted |= {"official_skipped": skipped, "official_fatal": fatal}
+        return counted
 
-    counted = {name: count(rows) for name, rows in by_task.items()}
-    some = {name: found for name, found in counted.items() if any(found.values())}
-    return {"items": len(rows), **count(rows), "by_task": some}
+    counted = {name: count(rows, statistics[name]) for name, rows in by_task.items()}
+    whole = {
+        key: sum(its[key] for its in counted.values()) for its in counted.values() for key in its
+    }
+    some = {name: its for name, its in counted.items() if any(its.values())}
+    return {"items": sum(map(len, by_task.values())), **whole, "by_task": some}
 
 
 def git_hash() -> str:

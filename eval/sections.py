@@ -29,6 +29,8 @@ COUNTS = {
     "dropped_shots": "shots dropped to fit the length",
     "cut_inputs": "inputs cut to fit the length",
     "empty_predictions": "empty predictions",
+    "official_skipped": "items that the official scorer does not count",
+    "official_fatal": "items of which the official scorer dies; here they count as wrong",
 }
 
 

@@ -97,7 +97,9 @@ def _official(task: Task, answer: str, gold: str) -> str:
         return "not compared, counted as 0"
     if task.kind in ("ner", "multilabel"):
         return _counts(np.array(verdict.values))
-    return _metrics(official.metrics(task.kind, np.array([*verdict.values, 1.0])))
+    return _metrics(
+        official.metrics(task.kind, official.statistics([verdict], len(verdict.values))[0])
+    )
 
 
 def _counts(triples: np.ndarray) -> str:

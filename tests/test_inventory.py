@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data import inventory
+from data import inventory, reports
 from data.build import build, find
 from data.catalog import CATALOG, TRAINING
 from medsjax.errors import UserError, run_main
@@ -119,8 +119,9 @@ def test_distributions_count_every_token_once(found):
 
 
 def test_nothing_of_the_examples_gets_out_and_names_cannot_break_the_page(found, tmp_path, capsys):
-    inventory.write(found, inventory.make(tmp_path / "new" / "out"))
-    texts = {path.name: path.read_text() for path in (tmp_path / "new" / "out").iterdir()}
+    out = reports.make(tmp_path / "new" / "out")
+    reports.write("inventory", found, inventory.render(found), out)
+    texts = {path.name: path.read_text() for path in out.iterdir()}
     assert set(texts) == {"inventory.json", "inventory.html"}
     for table in inventory.tables(found):
         Console(width=200, force_terminal=True).print(table)
@@ -161,16 +162,6 @@ def test_which_set_it_is(source, built, tmp_path, monkeypatch):
         for place in ("empty", "nowhere"):
             with pytest.raises(UserError, match=place):
                 inventory.open_set(tmp_path / place, set_)
-
-
-def test_a_place_that_cannot_be_written(found, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
-        inventory.make(tmp_path / "file")
-    (tmp_path / "out" / "inventory.html").mkdir(parents=True)
-    with pytest.raises(UserError, match="cannot be written"):
-        inventory.write(found, tmp_path / "out")
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
 def test_the_command(built, tmp_path, monkeypatch, capsys):

@@ -145,6 +145,17 @@ def test_killed_and_resumed_gives_the_same_file(bench, tmp_path, monkeypatch):
     assert first == second
 
 
+def test_the_folder_of_predictions_is_its_owners_alone(bench, tmp_path, monkeypatch):
+    bench, step = replace(bench, tasks=("task57",)), tmp_path / "run" / "eval" / "step_0"
+    evaluate(bench, Oracle(), step, monkeypatch)
+    assert step.stat().st_mode & 0o777 == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o750)
+    evaluate(bench, Oracle(), shared, monkeypatch)
+    assert shared.stat().st_mode & 0o777 == 0o750
+
+
 def test_what_is_finished_is_not_generated_again(bench, tmp_path, monkeypatch):
     out = tmp_path / "out"
     first, scores = evaluate(bench, Oracle(), out, monkeypatch)

@@ -67,7 +67,7 @@ def test_the_three_columns_of_one_file(tmp_path):
         ("task29", "i", "5", "25"),
     ]
     found = score.evaluate(
-        {"m": score.read([write(tmp_path / "m.csv", rows)])}, list(score.COLUMNS)
+        {"m": score.read([write(tmp_path / "m.csv", rows)])}, list(scores.COLUMNS)
     )
     results = found["m"]["results"]
     assert results["task41"]["acc,fixed"] == pytest.approx(25)

@@ -103,10 +103,22 @@ def test_every_score_has_its_error_and_the_whole_is_json():
 def test_counts_name_the_tasks_that_lost_something():
     lossy = rows("task41", [("", "Neutral"), ("neutral", "Neutral")])
     lossy[1].update(dropped_shots=2, cut_chars=7)
+    skipped, fatal = rows("task126", [("", "a."), ("a", "a.")]), rows("task130", [("", "Croup")])
     whole = rows("task1", [("a", "a")])
-    counts = build(lossy, whole, leave_one_out=["task1"])["counts"]
-    lost = {"dropped_shots": 2, "cut_inputs": 1, "empty_predictions": 1}
-    assert counts == {"items": 3, **lost, "by_task": {"task41": lost}}
+    counts = build(lossy, skipped, fatal, whole, leave_one_out=["task1"])["counts"]
+    none = dict.fromkeys(
+        ("dropped_shots", "cut_inputs", "empty_predictions", "official_skipped", "official_fatal"),
+        0,
+    )
+    by_task = {
+        "task41": none | {"dropped_shots": 2, "cut_inputs": 1, "empty_predictions": 1},
+        "task126": none | {"empty_predictions": 1, "official_skipped": 1},
+        "task130": none | {"empty_predictions": 1, "official_fatal": 1},
+    }
+    whole = {key: sum(its[key] for its in by_task.values()) for key in none}
+    assert counts == {"items": 6, **whole, "by_task": by_task}
+    alone = build(lossy, columns={"fixed": scores.COLUMNS["fixed"]})["counts"]
+    assert "official_fatal" not in alone
 
 
 def test_table_shows_before_and_flags_leave_one_out(capsys, monkeypatch):

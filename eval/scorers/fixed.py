@@ -54,10 +54,10 @@ def _row(task: Task, prediction: str, golds: tuple[str, ...], primary_only: bool
     if task.kind == "label":
         return any(answers.same_label(prediction, gold, task.labels) for gold in golds)
     if task.kind == "span":
-        return answers.normal(prediction) in {answers.normal(gold) for gold in golds}
+        said = answers.normal(prediction)
+        return said != "" and said in map(answers.normal, golds)
     if task.kind == "ner":
-        said = answers.entities(prediction)
-        counts = [_counts(said, answers.entities(gold)) for gold in golds]
+        counts = [_counts(prediction, answers.entities(gold)) for gold in golds]
         return max(counts, key=lambda c: 2 * c[0] / max(2 * c[0] + c[1] + c[2], 1))
     if task.kind == "multilabel":
         said = answers.named_labels(prediction, task.labels)
@@ -67,8 +67,11 @@ def _row(task: Task, prediction: str, golds: tuple[str, ...], primary_only: bool
     return _text(prediction, golds, task.language, primary_only)
 
 
-def _counts(said: frozenset, meant: frozenset) -> tuple[int, int, int]:
-    return len(said & meant), len(said - meant), len(meant - said)
+def _counts(prediction: str, meant: frozenset) -> tuple[int, int, int]:
+    """True and false positives, false negatives; an empty answer misses even the null answer."""
+    said = answers.entities(prediction)
+    missed = len(meant - said) if prediction.strip() else max(len(meant), 1)
+    return len(said & meant), len(said - meant), missed
 
 
 def _cells(said: frozenset, meant: frozenset):

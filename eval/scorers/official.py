@@ -61,7 +61,8 @@ def judge(task: str, gold: Cell, output: Cell, primary_only: bool = False) -> Ve
 def score_rows(
     task: Task, predictions: list[str], golds: list[tuple[str, ...]], primary_only: bool = False
 ) -> np.ndarray:
-    """Statistics float64[items, k + 1]: a task's k values, then whether the row counts (0 or 1).
+    """Statistics float64[items, k + 2]: a task's k values, then whether the row counts and whether
+    the official code dies of it (0 or 1).
 
     Accuracies: right or not. ner: true positives, false positives, false negatives. task106: the
     same three for each label. text: BLEU-1 and ROUGE-L.
@@ -75,18 +76,24 @@ def score_rows(
 
 def statistics(verdicts: list[Verdict], width: int) -> np.ndarray:
     """Verdicts as rows of `score_rows`."""
-    rows = [(*verdict.values, verdict.status != "skipped") for verdict in verdicts]
-    return np.array(rows, float).reshape(len(verdicts), width + 1)
+    rows = [(*v.values, v.status != "skipped", v.status == "crash") for v in verdicts]
+    return np.array(rows, float).reshape(len(verdicts), width + 2)
+
+
+def lost(statistics: np.ndarray) -> tuple[int, int]:
+    """How many rows are not counted, and how many are fatal."""
+    counted, fatal = statistics[:, -2:].sum(0)
+    return len(statistics) - int(counted), int(fatal)
 
 
 def aggregate(task: Task, statistics: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics in percent from `statistics` [items, k + 1] and `weights` [..., items] -> [...]."""
+    """Metrics in percent from `statistics` [items, k + 2] and `weights` [..., items] -> [...]."""
     return metrics(task.kind, weights @ statistics)
 
 
 def metrics(kind: str, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics in percent from sums of statistics [..., k + 1]."""
-    values, counted = sums[..., :-1], np.maximum(sums[..., -1:], 1e-300)
+    """Metrics in percent from sums of statistics [..., k + 2]."""
+    values, counted = sums[..., :-2], np.maximum(sums[..., -2:-1], 1e-300)
     if kind in ("ner", "multilabel"):
         tp, fp, fn = np.moveaxis(values.reshape(*values.shape[:-1], -1, 3), -1, 0)
         scores = {

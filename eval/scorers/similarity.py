@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 from numba import njit
 
-from eval.scorers import english
+from eval.scorers import english, japanese
 
 DEEPEST = 9990  # steps of its recursion that the official code survives
 
@@ -27,7 +27,7 @@ def tokenize(text: str, language: str) -> tuple[tuple[str, ...], Counter]:
     if language == "zh":
         tokens = _jieba().cut(text)
     elif language == "ja":
-        tokens = _janome().tokenize(text, wakati=True)
+        tokens = japanese.words(text)
     else:
         tokens = english.words(text)
     tokens = tuple(tokens)
@@ -114,49 +114,3 @@ def _jieba():
     jieba.setLogLevel(logging.ERROR)
     jieba.initialize()
     return jieba
-
-
-@functools.cache
-def _janome():
-    from janome import fst
-    from janome.sysdic import all_fstdata
-    from janome.tokenizer import Tokenizer
-
-    class Automaton(fst.Matcher):
-        """Janome's search for words at a place, which reads each state of its automaton once."""
-
-        def __init__(self, parts):
-            super().__init__(parts)
-            self.states = [{} for _ in parts]
-
-        def run(self, word: bytes, common_prefix_match: bool = True):
-            found = set()
-            for data, states in zip(self.dict_data, self.states, strict=True):
-                place, output = 0, b""
-                for byte in (*word, None):
-                    if place not in states:
-                        states[place] = self.read(data, place)
-                    ends, arcs = states[place]
-                    found.update(output + end for end in ends)
-                    if byte not in arcs:
-                        break
-                    place, more = arcs[byte]
-                    output += more
-            return bool(found), found
-
-        def read(self, data: bytes, place: int):
-            """What ends at a state, and where each byte leads: (next state, output)."""
-            ends, arcs, last = [], {}, False
-            while not last and place < len(data):
-                flag, label, output, final, target, size = self.next_arc(data, place)
-                if flag & fst.FLAG_FINAL_ARC:
-                    ends = final
-                else:
-                    arcs[label] = (place + target, output)
-                last = flag & fst.FLAG_LAST_ARC
-                place += size
-            return ends, arcs
-
-    tokenizer = Tokenizer()
-    tokenizer.matcher = Automaton(all_fstdata())
-    return tokenizer
