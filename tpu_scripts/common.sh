@@ -32,11 +32,30 @@ no_arguments() {
 # Which TPU: TPU_NAME and TPU_ZONE, and TPU_PROJECT where gcloud's default is another.
 need_place() {
   [[ -n ${TPU_NAME:-} ]] || fail "TPU_NAME is not set: the TPU's name, such as TPU_NAME=medsjax"
-  [[ -n ${TPU_ZONE:-} ]] || fail "TPU_ZONE is not set: the zone, such as TPU_ZONE=us-east5-a"
+  [[ -n ${TPU_ZONE:-} ]] || fail "TPU_ZONE is not set: the zone, such as TPU_ZONE=us-west4-a"
   PLACE=(--zone "$TPU_ZONE")
   [[ -z ${TPU_PROJECT:-} ]] || PLACE+=(--project "$TPU_PROJECT")
   [[ $DRY_RUN -eq 1 ]] || command -v gcloud >/dev/null ||
     fail "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
+}
+
+# Refuse a TPU that cannot be worked on; WORKERS is the number of its VMs (0 in a dry run).
+need_ready() {
+  local state ask=(gcloud compute tpus tpu-vm describe "$TPU_NAME" "${PLACE[@]}")
+  ask+=(--format "value[separator=' '](state,networkEndpoints.len())")
+  WORKERS=0
+  [[ $DRY_RUN -eq 0 ]] || { run "${ask[@]}" && return; }
+  state=$("${ask[@]}") ||
+    fail "$TPU_NAME: not there (see above); made by tpu_scripts/create.sh, or taken back by now"
+  # shellcheck disable=SC2034
+  read -r state WORKERS <<<"$state"
+  case $state in
+    READY) ;;
+    PREEMPTED | TERMINATED)
+      fail "$TPU_NAME is $state, taken back: delete.sh, create.sh, setup.sh, and run.sh resumes"
+      ;;
+    *) fail "$TPU_NAME is $state, not READY: try again in a minute" ;;
+  esac
 }
 
 # Run a command, or with --dry-run print it in a form that can be pasted.
@@ -48,7 +67,16 @@ run() {
   fi
 }
 
-# Run a command line on the VM.
-on_vm() {
-  run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${PLACE[@]}" --command "$1"
+# Run a command line on every worker at once; gcloud ends with the first exit code that is not 0.
+on_workers() {
+  on_worker all "$1"
+}
+
+on_worker() {
+  run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${PLACE[@]}" "--worker=$1" --command "$2"
+}
+
+# Copy a file to a place in every worker's home.
+to_workers() {
+  run gcloud compute tpus tpu-vm scp "$1" "$TPU_NAME:$2" "${PLACE[@]}" --worker=all
 }
