@@ -1,57 +1,42 @@
-"""The TPU scripts, with a gcloud that writes down its arguments and runs `--command` right here."""
+"""The TPU scripts, with a stand-in for Google Cloud."""
 
 import os
 import shutil
+import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SCRIPTS = ROOT / "tpu_scripts"
-NAMES = ("create", "setup", "run", "delete")
-PLACE = {"TPU_NAME": "box", "TPU_ZONE": "zone-a", "TPU_TYPE": "v5p-8"}
-BASE = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+from tests.fake_cloud import (
+    ON_BUCKET,
+    PLACE,
+    ROOT,
+    SCRIPTS,
+    Cloud,
+    call,
+    log,
+    wait_for,
+)
 
-GCLOUD = """#!/usr/bin/env bash
-printf '%s ' "$@" | tr '\\n' ' ' >>"$HOME/calls" && echo >>"$HOME/calls"
-case "$4" in
-  describe) echo ACTIVE ;;
-  scp) cp "$5" "$HOME/${6#*:}" ;;
-  ssh) cd "$HOME" && exec bash -c "${!#}" ;;
-esac
-"""
-PYTHON = """#!/usr/bin/env bash
-printf '<%s> ' "$@" && echo
-while [[ -e hold ]]; do sleep 0.02; done
-exit $(cat status)
-"""
-
-
-def call(name: str, *args: str, **env: str) -> subprocess.CompletedProcess:
-    command = [str(SCRIPTS / f"{name}.sh"), *args]
-    return subprocess.run(command, env=BASE | env, capture_output=True, text=True, timeout=20)
+NAMES = ("create", "setup", "run", "logs", "stop", "delete")
 
 
 @pytest.fixture
 def vm(tmp_path):
-    """An environment whose gcloud is the stand-in and whose home is also the VM's."""
-    for path, text in (("bin/gcloud", GCLOUD), ("medsjax/.venv/bin/python", PYTHON)):
-        file = tmp_path / path
-        file.parent.mkdir(parents=True)
-        file.write_text(text)
-        file.chmod(0o755)
-    (tmp_path / "medsjax" / "status").write_text("0")
-    return PLACE | {"PATH": f"{tmp_path / 'bin'}:{BASE['PATH']}", "HOME": str(tmp_path)}
+    return Cloud(tmp_path, 1)
+
+
+@pytest.fixture
+def slice_of_3(tmp_path):
+    return Cloud(tmp_path, 3)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_passes():
     files = [*map(str, sorted(SCRIPTS.glob("*.sh"))), str(ROOT / ".ci" / "run")]
-    assert len(files) == 6
+    assert len(files) == 9
     done = subprocess.run(["shellcheck", *files], capture_output=True, text=True)
-    assert done.stdout == ""
-    assert done.returncode == 0
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,25 +60,46 @@ def test_a_setting_that_is_missing_is_named(name, unset):
 @pytest.mark.parametrize(
     ("name", "args", "env", "says"),
     [
-        ("create", [], {"TPU_TYPE": "v5p-32"}, "TPU_TYPE=v5p-32: not one VM"),
+        ("create", [], {"TPU_TYPE": "v5p-12"}, "TPU_TYPE=v5p-12: use v5litepod-N"),
+        ("create", [], {"TPU_TYPE": "v6e-24"}, "TPU_TYPE=v6e-24: use v5litepod-N"),
+        ("create", [], {"TPU_TYPE": "v2-8"}, "TPU_TYPE=v2-8: use v5litepod-N"),
+        ("create", [], {"TPU_TYPE": "v4"}, "TPU_TYPE=v4: use v5litepod-N"),
         ("create", [], {"TPU_TYPE": ""}, "TPU_TYPE is not set"),
         ("create", ["--fast"], {}, "--fast: takes no such argument"),
+        ("setup", [], {"TPU_TOKEN_FILE": "nowhere"}, "TPU_TOKEN_FILE=nowhere: no such file"),
         ("run", [], {}, "--config is missing"),
+        ("logs", ["--worker"], {}, "--worker : a number"),
+        ("logs", ["--worker=1", "2"], {}, "2: takes no such argument"),
+        ("logs", ["--worker", "1"], {}, "--worker 1: box has 1, from 0 to 0"),
     ],
 )
-def test_a_mistake_is_one_line(name, args, env, says):
-    done = call(name, *args, "--dry-run" if not args else args[0], **PLACE | env)
+def test_a_mistake_is_one_line(vm, name, args, env, says):
+    done = vm.call(name, *args, **env)
     assert done.returncode == 2
     assert says in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_dry_run_calls_nothing(vm, name):
-    done = call(name, "--dry-run", *(["--config", "x.py"] if name == "run" else []), **vm)
-    assert done.returncode == 0
-    assert "gcloud compute tpus" in done.stdout
+def test_a_dry_run_calls_nothing_and_can_be_pasted(slice_of_3, name, tmp_path):
+    cloud, args = slice_of_3, []
+    cloud.write("queue", "ACTIVE\n")
+    (tmp_path / "the token").write_text("hf_x")
+    if name == "run":
+        args = ["--config", "my file.py", ON_BUCKET, "--config.model=a'b $HOME"]
+    env = {"TPU_TOKEN_FILE": str(tmp_path / "the token")} if name == "setup" else {}
+    done = cloud.call(name, "--dry-run", *args, **env)
+    assert (done.returncode, done.stderr) == (0, "")
     assert "--zone zone-a" in done.stdout
-    assert not Path(vm["HOME"], "calls").exists()
+    assert cloud.calls() == []
+
+    subprocess.run(["bash"], input=done.stdout, env=cloud.env, cwd=ROOT, text=True, check=False)
+    pasted = cloud.calls()
+    assert len(pasted) == done.stdout.count("gcloud compute")
+    cloud.write("queue", "ACTIVE\n")
+    (cloud.root / "states").unlink(missing_ok=True)
+    cloud.call(name, *args, **env)
+    assert set(pasted) == set(cloud.calls())
 
 
 def test_without_gcloud_only_a_dry_run_works(tmp_path):
@@ -106,74 +112,208 @@ def test_without_gcloud_only_a_dry_run_works(tmp_path):
     assert "gcloud is not installed" in done.stderr
 
 
-def test_create_asks_and_waits(vm):
-    done = call("create", **vm | {"TPU_TYPE": "v6e-8", "TPU_SPOT": "1", "TPU_PROJECT": "mine"})
-    assert done.returncode == 0
-    asked, described = Path(vm["HOME"], "calls").read_text().splitlines()
-    assert asked.strip() == (
-        "compute tpus queued-resources create box --node-id box --zone zone-a --project mine "
-        "--accelerator-type v6e-8 --runtime-version v2-alpha-tpuv6e --spot"
+class TestCreate:
+    def test_asks_and_waits(self, vm):
+        vm.write("queue", "ACCEPTED\nWAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n")
+        done = vm.call("create", TPU_TYPE="v6e-32", TPU_SPOT="1", TPU_PROJECT="mine")
+        assert done.returncode == 0
+        lines = [line.split(" ", 1)[1] for line in done.stdout.splitlines()]
+        assert lines == [
+            "box is ACCEPTED",
+            "box is WAITING_FOR_RESOURCES: in the queue until zone-a has a v6e-32 to give",
+            "box is PROVISIONING: its VMs are being made",
+            "box is ACTIVE: ready; next is tpu_scripts/setup.sh",
+        ]
+        described, asked, *_ = vm.calls()
+        assert "describe box --zone zone-a --project mine" in described
+        assert asked == (
+            "compute tpus queued-resources create box --node-id box --zone zone-a --project mine "
+            "--accelerator-type v6e-32 --runtime-version v2-alpha-tpuv6e --spot"
+        )
+
+    def test_again_waits_on(self, vm):
+        vm.write("states", "PROVISIONING\nACTIVE\n")
+        done = vm.call("create")
+        assert done.returncode == 0
+        assert done.stdout.startswith("box has been asked for already\n")
+        assert not any(" create " in line for line in vm.calls())
+
+    @pytest.mark.parametrize(
+        ("state", "says"),
+        [
+            ("FAILED", "box is FAILED: quota is 0; tpu_scripts/delete.sh, then"),
+            ("SUSPENDED", "box is SUSPENDED: taken back, as spot TPUs are"),
+            ("DELETING", "box is DELETING: try again when it is gone"),
+        ],
     )
-    assert "describe box --zone zone-a --project mine" in described
+    def test_what_will_not_come_ends_the_waiting(self, vm, state, says):
+        vm.write("queue", f"WAITING_FOR_RESOURCES\n{state}\n")
+        done = vm.call("create")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(f"error: {says}")
 
 
-def test_setup_brings_what_git_knows(vm, tmp_path):
-    """From a checkout of its own, onto a VM that already has uv, so nothing is fetched."""
-    checkout = tmp_path / "checkout"
+def test_setup_brings_what_git_knows_to_every_worker(slice_of_3, tmp_path):
+    """From a checkout of its own, onto workers that already have uv, so nothing is fetched."""
+    checkout, token = tmp_path / "checkout", tmp_path / "token"
     shutil.copytree(SCRIPTS, checkout / "tpu_scripts")
     (checkout / "new file.py").write_text("as it is now")
     (checkout / "left.out").write_text("not in git")
+    token.write_text("hf_secret")
     for args in (["init", "-q"], ["add", "new file.py", "tpu_scripts"]):
         subprocess.run(["git", *args], cwd=checkout, check=True, capture_output=True)
-    for name in (".local/bin/uv", "bin/gcsfuse", "bin/mountpoint"):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f'#!/bin/bash\necho {file.name} "$@"\nexit {int("mount" in name)}\n')
-        file.chmod(0o755)
+    for home in slice_of_3.homes:
+        shutil.rmtree(home / "tpu_scripts")
+        (home.parent / "mounted").unlink()
+        (home.parent / "bucket").mkdir()
     command = [str(checkout / "tpu_scripts" / "setup.sh")]
-    env = BASE | vm | {"TPU_BUCKET": "my-bucket"}
+    env = slice_of_3.env | {"TPU_BUCKET": "gs://my-bucket", "TPU_TOKEN_FILE": str(token)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "medsjax" / "new file.py").read_text() == "as it is now"
-    assert not (tmp_path / "medsjax" / "left.out").exists()
-    assert "uv pip install --python .venv/bin/python -e .[tpu]" in done.stdout
-    assert "jax.devices()" in done.stdout
-    assert f"gcsfuse --implicit-dirs my-bucket {tmp_path}/bucket" in done.stdout
+    for i, home in enumerate(slice_of_3.homes):
+        assert (home / "new file.py").read_text() == "as it is now"
+        assert not (home / "left.out").exists()
+        assert f"worker {i}: set up" in done.stdout
+        assert f"my-bucket {home.parent}/bucket" in done.stdout
+        assert f"print('worker {i}: jax'" in done.stdout
+        assert list((home.parent / "bucket").iterdir()) == []
+        copied = home.parent / ".cache/huggingface/token"
+        assert copied.read_text() == "hf_secret"
+        assert copied.stat().st_mode & 0o777 == 0o600
+    assert done.stdout.count("uv pip install --quiet --python .venv/bin/python -e .[tpu]") == 3
+    assert "hf_secret" not in done.stdout + "".join(slice_of_3.calls())
+    assert not list(tmp_path.glob("*.tgz"))
+
+
+@pytest.mark.parametrize("name", ["setup", "run", "logs", "stop"])
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ("PREEMPTED 3\n", "box is PREEMPTED, taken back: delete.sh, create.sh, setup.sh, and run"),
+        ("REPAIRING 3\n", "box is REPAIRING, not READY"),
+    ],
+)
+def test_a_tpu_that_was_taken_back(slice_of_3, name, node, says):
+    slice_of_3.write("node", node)
+    done = slice_of_3.call(name, *(["--config", "x.py", ON_BUCKET] if name == "run" else []))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {says}")
+    assert done.stderr.count("\n") == 1
+    assert len(slice_of_3.calls()) == 1
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
 class TestRun:
-    """run.sh, its remote part run by the stand-in."""
+    """run.sh, logs.sh and stop.sh; their part on the workers is run by the stand-in."""
 
     def test_arguments_arrive_as_given_and_the_log_is_shown(self, vm):
         args = ["--config", "my file.py", "--config.model=a'b $HOME", "--config.run.mesh", "4", "2"]
-        done = call("run", *args, **vm)
         expected = " ".join(f"<{arg}>" for arg in ["-m", "medsjax.train", *args])
+        for _ in range(2):  # the log goes on; what is shown is the new part
+            done = vm.call("run", *args)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.splitlines() == [f"{expected} ", "worker 0: exit code 0"]
+        assert log(vm.homes[0]).splitlines() == [f"{expected} "] * 2
+
+    def test_every_worker_runs_and_the_first_shows_its_log(self, slice_of_3):
+        done = slice_of_3.call("run", "--config", "x.py", "--config.workdir", "../bucket/runs/x")
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.strip() == expected
-        assert Path(vm["HOME"], "medsjax", "train.log").read_text().strip() == expected
+        assert done.stdout.count("medsjax.train") == 1
+        assert all("<--config> <x.py>" in log(home) for home in slice_of_3.homes)
+        ends = [line for line in done.stdout.splitlines() if "exit code" in line]
+        assert sorted(ends) == [f"worker {i}: exit code 0" for i in range(3)]
 
-    def test_a_failed_run_fails(self, vm):
-        Path(vm["HOME"], "medsjax", "status").write_text("2")
-        assert call("run", "--config", "x.py", **vm).returncode == 2
+    def test_a_worker_that_fails_is_named(self, slice_of_3):
+        (slice_of_3.homes[1] / "status").write_text("3")
+        done = slice_of_3.call("run", "--config", "x.py", ON_BUCKET)
+        assert done.returncode == 3
+        assert "worker 1: exit code 3\n" in done.stdout
+        assert f"worker 1: <-m> <medsjax.train> <--config> <x.py> <{ON_BUCKET}>" in done.stdout
+        assert done.stderr == "worker 1 failed with exit status 3\n"
 
-    def test_a_second_start_follows_the_first(self, vm):
-        home = Path(vm["HOME"], "medsjax")
-        (home / "hold").touch()
-        command = [str(SCRIPTS / "run.sh"), "--config", "x.py"]
-        runs = []
+    def test_a_tpu_that_is_taken_back_meanwhile(self, slice_of_3):
+        (slice_of_3.homes[0] / "taken").write_text("PREEMPTED 3\n")
+        (slice_of_3.homes[0] / "status").write_text("1")
+        done = slice_of_3.call("run", "--config", "x.py", ON_BUCKET)
+        assert done.returncode == 2
+        assert "error: box is PREEMPTED, taken back" in done.stderr
+
+    @pytest.mark.parametrize("args", [[], ["--config.workdir=runs/x"], ["--config.workdir", "b"]])
+    def test_several_workers_need_the_bucket(self, slice_of_3, args):
+        done = slice_of_3.call("run", "--config", "x.py", *args)
+        assert done.returncode == 2
+        assert "3 workers share one folder, so it must lie on the bucket" in done.stderr
+        assert len(slice_of_3.calls()) == 1
+
+    def test_nothing_starts_where_a_worker_is_not_ready(self, slice_of_3):
+        (slice_of_3.homes[1].parent / "mounted").unlink()
+        (slice_of_3.homes[2] / ".venv/bin/python").unlink()
+        done = slice_of_3.call("run", "--config", "x.py", ON_BUCKET)
+        assert done.returncode == 2
+        assert "error: worker 1: no bucket is mounted" in done.stderr
+        assert "error: worker 2: not set up" in done.stderr
+        assert "error: not every worker is ready" in done.stderr
+        assert not any(log(home) for home in slice_of_3.homes)
+
+    def test_a_second_start_follows_the_first(self, slice_of_3):
+        """Also after the first caller and all it had started here are gone."""
+        first = slice_of_3.start()
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait(timeout=10)
+        second = slice_of_3.start("--config.seed=1")
         try:
-            for _ in range(2):
-                runs.append(
-                    subprocess.Popen(command, env=BASE | vm, stdout=subprocess.PIPE, text=True)
-                )
-                line = runs[-1].stdout.readline()
-                assert line.startswith("<-m>" if len(runs) == 1 else "a run is going already")
-            assert "x.py" in runs[1].stdout.readline()
-            assert (home / "train.log").read_text().count("medsjax.train") == 1
+            assert second.stdout.readline() == "a run is going already; its log:\n"
+            assert "x.py" in second.stdout.readline()
+            assert slice_of_3.call("setup").returncode == 2
+        finally:
+            slice_of_3.let_go()
+        assert second.wait(timeout=10) == 0
+        assert all(log(home).count("medsjax.train") == 1 for home in slice_of_3.homes)
+        assert "worker 0: exit code 0" in slice_of_3.call("logs").stdout
+
+    def test_half_a_run_is_refused(self, slice_of_3):
+        home = slice_of_3.homes[1]
+        (home / "hold").touch()
+        half = subprocess.Popen(
+            [str(home / "tpu_scripts/worker.sh"), "train", "--config", "x.py"],
+            env=slice_of_3.env | {"HOME": str(home.parent)},
+            stdout=subprocess.DEVNULL,
+        )
+        wait_for(lambda: log(home))
+        try:
+            done = slice_of_3.call("run", "--config", "x.py", ON_BUCKET)
         finally:
             (home / "hold").unlink()
-            runs[0].wait(timeout=10)
-            for run in runs[1:]:
-                run.kill()
-                run.wait()
+            half.wait(timeout=10)
+        assert done.returncode == 2
+        assert "error: a run is going, but not on worker 0,worker 2: wait" in done.stderr
+
+    def test_logs_follows_one_worker(self, slice_of_3):
+        run = slice_of_3.start()
+        command = [str(SCRIPTS / "logs.sh"), "--worker", "2"]
+        try:
+            logs = subprocess.Popen(command, env=slice_of_3.env, stdout=subprocess.PIPE, text=True)
+            assert "x.py" in logs.stdout.readline()
+        finally:
+            slice_of_3.let_go()
+        assert logs.communicate(timeout=10)[0] == "worker 2: exit code 0\n"
+        assert run.wait(timeout=10) == 0
+
+    @pytest.mark.parametrize("how", ["stop", "shutdown"])
+    def test_python_gets_sigterm_and_ends_by_itself(self, slice_of_3, how):
+        run = slice_of_3.start()
+        try:
+            if how == "stop":
+                done = slice_of_3.call("stop")
+                assert sorted(done.stdout.splitlines()) == [
+                    f"worker {i}: exit code 0" for i in range(3)
+                ]
+            else:  # as systemd does it: to all processes, with SIGHUP at once
+                for home in slice_of_3.homes:
+                    for number in (signal.SIGTERM, signal.SIGHUP):
+                        os.killpg(int((home / ".train.pid").read_text()), number)
+            assert run.wait(timeout=10) == 0
+            assert all(log(home).endswith("saved\n") for home in slice_of_3.homes)
+        finally:
+            slice_of_3.let_go()
+        assert "no run is going" in slice_of_3.call("stop").stdout

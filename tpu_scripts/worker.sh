@@ -105,7 +105,7 @@ train() {
   else
     tail -s 0.2 -f --pid="$(<.train.pid)" /dev/null
   fi
-  status=$(cat .train.exit 2>/dev/null) || fail "the run was killed; tpu_scripts/logs.sh"
+  status=$(cat .train.exit 2>/dev/null) || fail "the run was killed; logs.sh shows how far it came"
   if [[ $worker != 0 && $status != 0 ]]; then
     tail -n 5 train.log | sed "s/^/worker $worker: /"
   fi
@@ -114,16 +114,13 @@ train() {
 }
 
 # Holds the lock that `train` took (file 9) and keeps the exit code. A shutdown sends SIGTERM to all
-# processes of a login, then SIGHUP: Python saves a checkpoint at the first, nohup hides the second,
-# and the trap lets this shell outlive Python.
+# processes of a login, then SIGHUP: Python saves a checkpoint at the first and, by nohup, ignores the
+# second; this shell ignores both and ends after Python.
 supervise() {
-  local python status
-  trap : TERM
-  .venv/bin/python -m medsjax.train "$@" &
-  python=$!
-  while kill -0 $python 2>/dev/null; do wait $python || true; done
-  wait $python && status=0 || status=$?
-  echo $status >.train.exit
+  local status
+  trap '' TERM
+  env --default-signal=TERM .venv/bin/python -m medsjax.train "$@" && status=0 || status=$?
+  echo "$status" >.train.exit
 }
 
 log() {
