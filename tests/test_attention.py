@@ -1,11 +1,21 @@
-"""attend() against full matrices in float64, forward and backward, and what must stay unseen."""
+"""attend() against full matrices in float64, forward and backward, and what must stay unseen.
+
+The TPU's kernel runs interpreted. cuDNN's is stood in for by what its interface promises, driven by
+the tables it is given; that it compiles is asserted for machines that are not here.
+"""
+
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from medsjax.attention import BLOCK, attend
+from medsjax import attention
+from medsjax.attention import BLOCK, SEGMENTS, attend
+from medsjax.sharding import AXES, make_mesh
 
 JITTED = jax.jit(attend)
 
@@ -47,11 +57,8 @@ def random_inputs(seed: int, B: int, T: int, K: int, G: int, H: int):
     return q, k, v, c, segments
 
 
-@pytest.mark.parametrize(
-    ("T", "K", "G"), [(1, 1, 1), (9, 2, 1), (BLOCK, 1, 4), (BLOCK + 1, 2, 2), (301, 2, 3)]
-)
-def test_equals_full_matrices_forward_and_backward(T, K, G):
-    q, k, v, cotangent, segments = random_inputs(T, 2, T, K, G, 8)
+def assert_equal_to_full_matrices(attend, T: int, K: int, G: int, H: int, atol=2e-5):
+    q, k, v, cotangent, segments = random_inputs(T, 2, T, K, G, H)
 
     @jax.jit
     def ours(q, k, v):
@@ -60,7 +67,139 @@ def test_equals_full_matrices_forward_and_backward(T, K, G):
 
     expected = naive(q, k, v, segments, cotangent)
     for name, a, b in zip(("out", "dq", "dk", "dv"), ours(q, k, v), expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5, rtol=0, err_msg=name)
+        np.testing.assert_allclose(a, b, atol=atol, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("T", "K", "G", "H"),
+    [(1, 1, 1, 8), (9, 2, 1, 64), (BLOCK, 1, 4, 128), (BLOCK + 1, 2, 2, 64), (301, 2, 3, 8)],
+)
+def test_equals_full_matrices_forward_and_backward(T, K, G, H):
+    assert_equal_to_full_matrices(attend, T, K, G, H)
+
+
+@pytest.mark.parametrize(("T", "K", "G", "H"), [(BLOCK, 1, 4, 64), (301, 2, 2, 128)])
+def test_splash_equals_full_matrices(T, K, G, H):
+    kernel = partial(attention.splash, interpret=True)
+    assert_equal_to_full_matrices(partial(attention._padded, kernel), T, K, G, H)
+
+
+def test_splash_on_a_mesh(monkeypatch):
+    """Rows over fsdp, heads over tensor: each device runs the kernel on its own."""
+    monkeypatch.setattr(
+        attention, "_kernel", lambda q, k: partial(attention.splash, interpret=True)
+    )
+    with jax.set_mesh(make_mesh(1, 2, jax.devices()[:2])):
+        assert_equal_to_full_matrices(attend, 150, 2, 2, 64)
+
+
+class FaultyBinding:
+    """JAX's packed cuDNN as its interface is documented; with the fault of jax < 0.11.1."""
+
+    class MaskType:
+        PADDING_CAUSAL = "padding, causal"
+
+    def __init__(self):
+        self.calls = []
+
+    def check_compute_capability(self, _):
+        raise AssertionError("this machine's GPU is asked")
+
+    def dot_product_attention(self, q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, **kind):
+        assert self.check_compute_capability("9.0")
+        assert kind["mask_type"] == self.MaskType.PADDING_CAUSAL
+        assert {a.dtype.name for a in (q_seqlen, kv_seqlen, q_offsets, kv_offsets)} == {"int32"}
+        self.calls.append((q.shape[2], k.shape[2]))
+        if jax.__version_info__ < (0, 11, 1) and q.shape[2] != k.shape[2]:
+            return jnp.full_like(q, jnp.nan)
+        lengths, starts = q_seqlen[..., None], q_offsets[:, :-1, None]
+        position = jnp.arange(q.shape[1])
+        inside = (starts >= 0) & (position >= starts) & (position < starts + lengths)  # B, M, T
+        same = (inside[:, :, :, None] & inside[:, :, None]).any(1)
+        return jax.nn.dot_product_attention(
+            *(q, k, v), mask=same[:, None], is_causal=True, scale=kind["scale"]
+        )
+
+
+@pytest.fixture
+def binding(monkeypatch):
+    """cuDNN's stand-ins: the one above, and XLA for JAX's public name."""
+    binding, public = FaultyBinding(), jax.nn.dot_product_attention
+    monkeypatch.setattr(attention, "_fused", lambda: binding)
+    as_xla = lambda *a, implementation=None, **kw: public(*a, implementation="xla", **kw)  # noqa: E731
+    monkeypatch.setattr(jax.nn, "dot_product_attention", as_xla)
+    return binding
+
+
+@pytest.mark.parametrize("version", [(0, 10, 2), (0, 11, 1)])
+@pytest.mark.parametrize(("T", "K", "G", "H"), [(BLOCK, 1, 4, 64), (301, 2, 2, 128)])
+def test_cudnn_equals_full_matrices(T, K, G, H, version, binding, monkeypatch):
+    """K and V are repeated to the query heads where jax miscounts their offsets, and only there."""
+    monkeypatch.setattr(jax, "__version_info__", version)
+    assert_equal_to_full_matrices(partial(attention._padded, attention.cudnn), T, K, G, H)
+    assert set(binding.calls) == {(K * G, K * G if version == (0, 10, 2) else K)}
+
+
+def test_cudnn_takes_the_mask_where_a_row_has_too_many_segments(binding):
+    q, k, v, _, _ = random_inputs(5, 2, 256, 1, 2, 64)
+    many = np.stack([np.arange(256) // 4 + 1, np.ones(256, int)]).astype(np.int32)
+    few = np.minimum(many, SEGMENTS)
+    for segments in (many, few):
+        out = jax.jit(attention.cudnn)(q, k, v, segments)
+        expected = naive(q, k, v, segments, q)[0]
+        np.testing.assert_allclose(out, expected, atol=2e-5, rtol=0)
+
+
+def test_segment_table():
+    segments = np.array([[1, 1, 2, 2, 2, 0], [3, 3, 3, 3, 3, 3], [0, 0, 0, 0, 0, 0]])
+    lengths, starts, fit = attention.segment_table(segments, 3)
+    assert lengths.tolist() == [[2, 3, 1], [6, -1, -1], [6, -1, -1]]
+    assert starts.tolist() == [[0, 2, 5, -1], [0, -1, -1, -1], [0, -1, -1, -1]]
+    assert fit
+    assert not attention.segment_table(segments, 2)[2]
+
+
+def calls_compiled_for(kind: str, platform: str, lowering: str, T: int = 300, S: int = 300, H=64):
+    """Names of the kernels in a gradient's program for a 2x2 mesh of devices not here."""
+    device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
+    mesh = AbstractMesh((2, 2), AXES, axis_types=(AxisType.Auto,) * 2, abstract_device=device)
+    q, k = (jax.ShapeDtypeStruct((4, n, h, H), jnp.bfloat16) for n, h in ((T, 8), (S, 2)))
+    segments = jax.ShapeDtypeStruct((4, S), jnp.int32)
+    with jax.sharding.use_abstract_mesh(mesh):
+        grad = jax.jit(jax.grad(lambda *a: attend(*a).astype(jnp.float32).sum(), (0, 1, 2)))
+        text = grad.trace(q, k, k, segments).lower(lowering_platforms=(lowering,)).as_text()
+    return set(re.findall(r"custom_call @([\w$]+)", text))
+
+
+def test_the_kernel_follows_the_mesh_not_this_machine(monkeypatch):
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)  # there is none here
+    fmha = {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"}
+    packed = {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
+    assert calls_compiled_for("TPU v5 lite", "tpu", "tpu") == {"tpu_custom_call"}
+    assert calls_compiled_for("TPU v4", "tpu", "tpu", H=128) == {"tpu_custom_call"}
+    assert calls_compiled_for("NVIDIA H200", "gpu", "cuda") == fmha | packed
+    assert calls_compiled_for("NVIDIA A100-SXM4-80GB", "gpu", "cuda") == fmha
+    assert calls_compiled_for("cpu", "cpu", "cpu") == set()
+
+
+@pytest.mark.parametrize("shapes", [{"S": 428}, {"T": 100, "S": 100}, {"H": 80}])
+def test_what_no_kernel_takes_is_plain(shapes):
+    """A prefix before the queries, a row shorter than a block, an unusual head."""
+    assert calls_compiled_for("TPU v5 lite", "tpu", "tpu", **shapes) == set()
+
+
+@pytest.mark.skipif(jax.default_backend() == "cpu", reason="needs a TPU or a GPU")
+def test_this_machines_kernel_equals_full_matrices():
+    q, k, v, cotangent, segments = random_inputs(7, 4, 1000, 2, 4, 128)
+    low = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v, cotangent)]
+    with jax.set_mesh(make_mesh(1, 1, jax.devices()[:1])):
+        out, back = jax.jit(lambda *qkv: jax.vjp(lambda *a: attend(*a, segments), *qkv))(*low[:3])
+        ours = (out, *back(low[3]))
+    rounded = [np.asarray(a, np.float32) for a in low]
+    for a, b in zip(ours, naive(*rounded[:3], segments, rounded[3]), strict=True):
+        error = np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(b)
+        assert error < 2e-2
 
 
 def test_gradients_are_exactly_zero_where_attention_is_not_allowed():
