@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 # What Cloud TPU tells a VM; JAX learns from the same place which worker it is.
 metadata() {
-  curl -sf --max-time 5 --retry 3 -H 'Metadata-Flavor: Google' \
+  curl -sf --max-time 2 --retry 2 -H 'Metadata-Flavor: Google' \
     "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
 }
 
