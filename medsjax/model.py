@@ -6,11 +6,11 @@ Weights lie as Hugging Face stores them (outputs first), so loading and saving a
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from medsjax.attention import attend
@@ -101,7 +101,7 @@ class Block(nnx.Module):
         q = jnp.einsum("BTD,NHD->BTNH", h_BTD, self.q_NHD[...].astype(h_BTD.dtype))
         k = jnp.einsum("BTD,KHD->BTKH", h_BTD, self.k_KHD[...].astype(h_BTD.dtype))
         v = jnp.einsum("BTD,KHD->BTKH", h_BTD, self.v_KHD[...].astype(h_BTD.dtype))
-        return rotate(q, rope), rotate(k, rope), v
+        return tuple(checkpoint_name(a, "qkv") for a in (rotate(q, rope), rotate(k, rope), v))
 
     def finish(self, x_BTD: jax.Array, attended_BTNH: jax.Array) -> jax.Array:
         """The residual stream after attention's output projection and the gated MLP."""
@@ -169,11 +169,12 @@ class Llama(nnx.Module):
         return jnp.einsum("BTD,VD->BTV", x_BTD, output_VD, preferred_element_type=jnp.float32)
 
     def hidden(
-        self, tokens_BT, positions_BT, segments_BS, *, remat=False, keep_kv=False, past=None
+        self, tokens_BT, positions_BT, segments_BS, *, remat="none", keep_kv=False, past=None
     ):
         """Final normalised hidden states [B, T, D], and with `keep_kv` (k, v) [L, B, S, K, H].
 
-        `remat` keeps only each layer's input and recomputes the rest backward. `past`: (k, v)
+        `remat`: "full" keeps only each layer's input and recomputes the rest backward;
+        "qkv_context" also keeps q, k, v and what attention gives; "none" keeps all. `past`: (k, v)
         [L, B, P, K, H] of P tokens before these, whose segments come first: S = P + T, else T.
         """
         rope = rope_angles(positions_BT, self.dims)
@@ -183,7 +184,10 @@ class Llama(nnx.Module):
             x_BTD, kv = block(x_BTD, rope, segments_BS, its_past)
             return x_BTD, kv if keep_kv else None
 
-        layer = partial(jax.checkpoint, prevent_cse=False)(layer) if remat else layer
+        if remat != "none":
+            kept = ("qkv", "context") if remat == "qkv_context" else ()
+            policy = jax.checkpoint_policies.save_only_these_names(*kept)
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
         x_BTD = constrain(self.embed(tokens_BT), "fsdp", None, None)
         x_BTD, kv = jax.lax.scan(layer, x_BTD, (self.blocks, past))
         return rms_norm(x_BTD, self.norm_D[...], eps=self.dims.norm_eps), kv

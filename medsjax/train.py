@@ -60,7 +60,7 @@ class Plan:
         )
 
 
-def loss_sum(model: Llama, batch: dict, remat: bool) -> jax.Array:
+def loss_sum(model: Llama, batch: dict, remat: str) -> jax.Array:
     """Summed negative log-likelihood of a packed batch's targets, float32."""
     x_BTD, _ = model.hidden(
         batch["tokens_BT"], batch["positions_BT"], batch["segments_BT"], remat=remat
@@ -68,7 +68,7 @@ def loss_sum(model: Llama, batch: dict, remat: bool) -> jax.Array:
     return nll_sum(x_BTD, model.output_VD, batch["targets_BT"], batch["loss_mask_BT"])
 
 
-def train_step(model: Llama, opt_state, batch: dict, *, optimizer, accumulate: int, remat: bool):
+def train_step(model: Llama, opt_state, batch: dict, *, optimizer, accumulate: int, remat: str):
     """One update: loss = summed NLL / targets of the whole batch (the paper's equation 2).
 
     `accumulate` splits the rows into that many parts, whose gradients are summed in float32 before
@@ -118,7 +118,7 @@ def init_opt(optimizer, abstract_opt, model: Llama):
     return jax.jit(optimizer.init, out_shardings=shardings)(model)
 
 
-def jit_step(state, optimizer, accumulate: int, remat: bool):
+def jit_step(state, optimizer, accumulate: int, remat: str):
     """The compiled update; `state` fixes what goes out where it came in, and is donated."""
     shardings = jax.tree.map(lambda a: a.sharding, state)
     return jax.jit(
@@ -135,7 +135,7 @@ class Heldout:
         self.plan = Plan.of(dataset, tokenizer, cfg, "held-out")
         self.rows = cfg.batch // cfg.run.accumulate  # what fits in training, fits here
         self.mesh = mesh
-        self.step = jax.jit(lambda m, b: (loss_sum(m, b, False), b["loss_mask_BT"].sum()))
+        self.step = jax.jit(lambda m, b: (loss_sum(m, b, "none"), b["loss_mask_BT"].sum()))
 
     def __call__(self, model: Llama) -> float:
         total = targets = 0.0
@@ -229,7 +229,7 @@ def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder:
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep)
     state = abstract_state(convert.abstract(folder, mesh, "float32", cfg.dtype), optimizer, mesh)
     workdirs.check_space(workdir, state, cfg.run.keep)
-    update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat == "full")
+    update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
     with jax.set_mesh(mesh):
         if checkpoints.latest is None:
             start = 0

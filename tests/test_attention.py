@@ -18,6 +18,7 @@ from medsjax.attention import BLOCK, SEGMENTS, attend
 from medsjax.sharding import AXES, make_mesh
 
 JITTED = jax.jit(attend)
+TPU = ("TPU v5 lite", "tpu", "tpu")
 
 
 def allowed(segments_BT: np.ndarray) -> np.ndarray:
@@ -159,16 +160,24 @@ def test_segment_table():
     assert not attention.segment_table(segments, 2)[2]
 
 
-def calls_compiled_for(kind: str, platform: str, lowering: str, T: int = 300, S: int = 300, H=64):
-    """Names of the kernels in a gradient's program for a 2x2 mesh of devices not here."""
+def program_for(kind: str, platform: str, lowering: str, T=300, S=300, H=64, kept=None):
+    """Text of a gradient's program for a 2x2 mesh of devices not here; all but `kept` is remade."""
     device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
     mesh = AbstractMesh((2, 2), AXES, axis_types=(AxisType.Auto,) * 2, abstract_device=device)
     q, k = (jax.ShapeDtypeStruct((4, n, h, H), jnp.bfloat16) for n, h in ((T, 8), (S, 2)))
     segments = jax.ShapeDtypeStruct((4, S), jnp.int32)
     with jax.sharding.use_abstract_mesh(mesh):
-        grad = jax.jit(jax.grad(lambda *a: attend(*a).astype(jnp.float32).sum(), (0, 1, 2)))
-        text = grad.trace(q, k, k, segments).lower(lowering_platforms=(lowering,)).as_text()
-    return set(re.findall(r"custom_call @([\w$]+)", text))
+        attended = attend
+        if kept is not None:
+            policy = jax.checkpoint_policies.save_only_these_names(*kept)
+            attended = jax.checkpoint(attend, policy=policy)
+        loss = lambda *a: attended(*a).astype(jnp.float32).sum()  # noqa: E731
+        grad = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+        return grad.trace(q, k, k, segments).lower(lowering_platforms=(lowering,)).as_text()
+
+
+def calls_compiled_for(*args, **shapes) -> set[str]:
+    return set(re.findall(r"custom_call @([\w$]+)", program_for(*args, **shapes)))
 
 
 def test_the_kernel_follows_the_mesh_not_this_machine(monkeypatch):
@@ -176,7 +185,7 @@ def test_the_kernel_follows_the_mesh_not_this_machine(monkeypatch):
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)  # there is none here
     fmha = {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"}
     packed = {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
-    assert calls_compiled_for("TPU v5 lite", "tpu", "tpu") == {"tpu_custom_call"}
+    assert calls_compiled_for(*TPU) == {"tpu_custom_call"}
     assert calls_compiled_for("TPU v4", "tpu", "tpu", H=128) == {"tpu_custom_call"}
     assert calls_compiled_for("NVIDIA H200", "gpu", "cuda") == fmha | packed
     assert calls_compiled_for("NVIDIA A100-SXM4-80GB", "gpu", "cuda") == fmha
@@ -186,7 +195,12 @@ def test_the_kernel_follows_the_mesh_not_this_machine(monkeypatch):
 @pytest.mark.parametrize("shapes", [{"S": 428}, {"T": 100, "S": 100}, {"H": 80}])
 def test_what_no_kernel_takes_is_plain(shapes):
     """A prefix before the queries, a row shorter than a block, an unusual head."""
-    assert calls_compiled_for("TPU v5 lite", "tpu", "tpu", **shapes) == set()
+    assert calls_compiled_for(*TPU, **shapes) == set()
+
+
+def test_keeping_the_context_spares_the_kernel_a_second_run():
+    runs = [program_for(*TPU, kept=kept).count("splash_mha_fwd") for kept in ((), ("context",))]
+    assert runs == [2, 1]
 
 
 @pytest.mark.skipif(jax.default_backend() == "cpu", reason="needs a TPU or a GPU")

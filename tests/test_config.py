@@ -130,7 +130,10 @@ def test_a_switch_can_be_turned_off(file):
         ("--config.optim.lr=fast", "--config.optim.lr=fast: expected float"),
         ("--config.data.few_shot=x", "--config.data.few_shot=x: expected float"),
         ("--config.bench.shots=x", "--config.bench.shots=x: expected int | None"),
-        ("--config.run.remat=some", "--config.run.remat=some: expected one of ('full', 'none')"),
+        (
+            "--config.run.remat=some",
+            "--config.run.remat=some: expected one of ('full', 'qkv_context', 'none')",
+        ),
         ("--config.run.mesh 4", "--config.run.mesh=4: expected tuple[int, int]"),
         ("--config.run.mesh 4 2 1", "--config.run.mesh=4 2 1: expected tuple[int, int]"),
         ("--config.run.force_resume=True", "is a switch; write --config.run.force_resume without"),

@@ -147,7 +147,7 @@ def test_packed_loss_and_gradients_equal_unpacked(models):
     texts = texts_of(PACKED)
     alone = [[text] for row in texts for text in row]
     model, both = models("llama3.1"), []
-    for rows, remat in ((texts, True), (alone, False)):
+    for rows, remat in ((texts, "full"), (alone, "none")):
         grad = jax.jit(jax.value_and_grad(loss), static_argnames="remat")
         both.append(grad(model, *pack(rows, 3), remat=remat))
     (packed, packed_grads), (unpacked, unpacked_grads) = both

@@ -72,7 +72,7 @@ def losses(workdir) -> list[tuple[int, float]]:
 
 
 def sums_and_grads(model, batch):
-    f = jax.jit(jax.value_and_grad(partial(train.loss_sum, remat=False)))
+    f = jax.jit(jax.value_and_grad(partial(train.loss_sum, remat="none")))
     return f(model, {k: v for k, v in batch.items() if k.endswith("_BT")})
 
 
@@ -88,10 +88,16 @@ def test_a_packed_batch_gives_the_loss_and_gradients_of_its_examples_alone(model
 
 def test_remat_changes_no_gradient(model):
     batch = lay_out([[0, 1], [2]], RepeatSource(Repeat(), model.dims.V, 0), 64)
-    kept = jax.grad(partial(train.loss_sum, remat=False))(model, batch)
-    made_again = jax.grad(partial(train.loss_sum, remat=True))(model, batch)
-    for x, y in zip(jax.tree.leaves(kept), jax.tree.leaves(made_again), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    batch = {k: v for k, v in batch.items() if k.endswith("_BT")}
+    grads, memory = {}, {}
+    for remat in ("full", "qkv_context", "none"):
+        grad = jax.jit(jax.grad(partial(train.loss_sum, remat=remat))).lower(model, batch).compile()
+        grads[remat] = grad(model, batch)
+        memory[remat] = grad.memory_analysis().temp_size_in_bytes
+    for remat in ("full", "qkv_context"):
+        for x, y in zip(*map(jax.tree.leaves, (grads["none"], grads[remat])), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert memory["full"] < memory["qkv_context"] < memory["none"]
 
 
 def test_bfloat16_compute_updates_a_float32_master(tiny_folder):
@@ -103,12 +109,12 @@ def test_bfloat16_compute_updates_a_float32_master(tiny_folder):
     assert model.hidden(*inputs)[0].dtype == "bfloat16" and model(*inputs).dtype == "float32"
 
     optimizer = optim.make(Optim(lr=1e-5, warmup=0.0), 10)
-    step = partial(train.train_step, optimizer=optimizer, remat=False)
+    step = partial(train.train_step, optimizer=optimizer, remat="none")
     tuned, opt_state, seen = jax.jit(partial(step, accumulate=2))(
         model, optimizer.init(model), batch
     )
     np.testing.assert_allclose(
-        seen["loss"] * seen["targets"], train.loss_sum(kept, batch, False), rtol=1e-2
+        seen["loss"] * seen["targets"], train.loss_sum(kept, batch, "none"), rtol=1e-2
     )
     assert {a.dtype.name for a in jax.tree.leaves(tuned)} == {"float32"}
     assert {a.dtype.name for a in jax.tree.leaves(opt_state)} <= {"float32", "int32"}
@@ -122,7 +128,7 @@ def run_steps(tiny_folder, mesh, accumulate: int, n: int = 5):
     optimizer = optim.make(Optim(lr=1e-2), n)
     abstract = convert.abstract(Path(tiny_folder), mesh, "float32", "float32")
     state = train.abstract_state(abstract, optimizer, mesh)
-    update = train.jit_step(state, optimizer, accumulate, remat=True)
+    update = train.jit_step(state, optimizer, accumulate, remat="full")
     source = RepeatSource(Repeat(), abstract.dims.V, 0)
     lengths = np.array([len(source[i][0]) for i in range(len(source))])
     settings = {"length": 32, "batch": 8, "epochs": 9.0, "seed": 0, "workers": 0}

@@ -81,7 +81,7 @@ def demo_losses(mesh, n: int = 5) -> list[float]:
     optimizer = optim.make(cfg.optim, 300)
     abstract = convert.abstract(folder, mesh, "float32", "float32")
     state = train.abstract_state(abstract, optimizer, mesh)
-    update, seen = train.jit_step(state, optimizer, 1, remat=False), []
+    update, seen = train.jit_step(state, optimizer, 1, remat="none"), []
     settings = {"length": cfg.length, "batch": cfg.batch, "epochs": 1.0, "seed": 0}
     hosts = {"start_step": 0, "process_index": 0, "process_count": 1, "workers": 0}
     batches = input_pipeline.batches(plan.source, plan.rows, plan.lengths, **settings, **hosts)
