@@ -27,7 +27,7 @@ class Config:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the weights and the computation."""
     mesh: tuple[int, int] = (0, 0)
-    """Sizes of the (fsdp, tensor) axes; 0 takes what is left: all devices on fsdp."""
+    """Sizes of the (fsdp, tensor) axes; 0 0: as many devices on tensor as divide the kv heads."""
     workdir: str = ""
     """Where the files go; empty: runs/NAME of the config file."""
 
@@ -40,9 +40,10 @@ def run(cfg: Config) -> dict[str, float]:
         jax.config.update("jax_default_matmul_precision", "highest")
     if hasattr(cfg.bench, "check"):
         cfg.bench.check()  # now, not after gigabytes of weights
-    model, tokenizer = convert.load(
-        cfg.model, make_mesh(*cfg.mesh), cfg.dtype, tokenizer=cfg.tokenizer
-    )
+    folder = convert.resolve(cfg.model)
+    mesh = make_mesh(*cfg.mesh) if any(cfg.mesh) else convert.sampling_mesh(folder)
+    model, tokenizer = convert.load(folder, mesh, cfg.dtype, tokenizer=cfg.tokenizer)
+    model.unstack()
     return cfg.bench(model, tokenizer, 0, cfg.workdir)
 
 

@@ -6,6 +6,7 @@ compared after a restore.
 
 import contextlib
 import hashlib
+import re
 from pathlib import Path
 
 import jax
@@ -39,10 +40,21 @@ def checksums(tree) -> dict[str, int]:
     return dict(zip(leaves, map(int, jax.device_get(_sums(list(leaves.values())))), strict=True))
 
 
-def fingerprint(tree) -> str:
-    """sha256 over names, shapes, dtypes and checksums of all leaves: what a model is."""
-    shapes = {k: (v.shape, np.dtype(v.dtype).name) for k, v in flat(tree).items()}
-    return hashlib.sha256(repr((sorted(shapes.items()), checksums(tree))).encode()).hexdigest()
+def fingerprint(model) -> str:
+    """sha256 over names, shapes, dtypes and checksums of all parameters: what a model is.
+
+    The same whether its layers are stacked or not.
+    """
+    sums = checksums(model)
+    found: dict[str, list] = {}
+    for name, leaf in flat(model).items():
+        stacked = re.sub(r"^blocks\.\d+\.", "blocks.", name)
+        layers = leaf.shape[:1] if name.startswith("blocks.") and stacked == name else ()
+        shape = leaf.shape[len(layers) :]
+        known = found.setdefault(stacked, [0, shape, np.dtype(leaf.dtype).name, 0])
+        known[0] += layers[0] if layers else 1
+        known[3] = (known[3] + sums[name]) % 2**32
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 class Checkpoints:

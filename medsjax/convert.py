@@ -16,7 +16,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from medsjax import cards, safetensors_io, verify, weights
+from medsjax import cards, safetensors_io, sharding, verify, weights
 from medsjax.checkpoint import Checkpoints
 from medsjax.errors import UserError, run_main
 from medsjax.hf_config import config_for, generation_config, read_config
@@ -50,6 +50,11 @@ def load(
     model = abstract(folder, mesh, dtype, compute_dtype or dtype)
     weights.fill(model, entries)
     return model, opened
+
+
+def sampling_mesh(folder: Path) -> Mesh:
+    """The mesh on which a folder's model samples best: see sharding.sampling_mesh."""
+    return sharding.sampling_mesh(read_config(folder)[1].K)
 
 
 def inspect(folder: Path, tokenizer: str = "") -> tuple[dict[str, Entry], Tokenizer]:

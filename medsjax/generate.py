@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from medsjax import convert, sampler
 from medsjax.errors import UserError, run_main
-from medsjax.sharding import make_mesh
 from medsjax.tokenizer import Tokenizer, Turns
 
 ROLES = ("system", "user", "assistant")
@@ -133,7 +132,10 @@ def main() -> None:
     args = parser.parse_args()
     _check(args)
     prompts = read_prompts(args.prompts) if args.prompts else []
-    model, tokenizer = convert.load(args.model, make_mesh(), args.dtype, tokenizer=args.tokenizer)
+    folder = convert.resolve(args.model)
+    mesh = convert.sampling_mesh(folder)
+    model, tokenizer = convert.load(folder, mesh, args.dtype, tokenizer=args.tokenizer)
+    model.unstack()
     settings = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
     stream = partial(sampler.stream, model, tokenizer, **settings)
     if not args.prompts:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from medsjax.attention import attend
@@ -168,29 +169,43 @@ class Llama(nnx.Module):
         output_VD = self.output_VD.astype(x_BTD.dtype)
         return jnp.einsum("BTD,VD->BTV", x_BTD, output_VD, preferred_element_type=jnp.float32)
 
-    def hidden(
-        self, tokens_BT, positions_BT, segments_BS, *, remat="none", keep_kv=False, past=None
-    ):
-        """Final normalised hidden states [B, T, D], and with `keep_kv` (k, v) [L, B, S, K, H].
+    def hidden(self, tokens_BT, positions_BT, segments_BT, *, remat="none") -> jax.Array:
+        """Final normalised hidden states [B, T, D].
 
         `remat`: "full" keeps only each layer's input and recomputes the rest backward;
-        "qkv_context" also keeps q, k, v and what attention gives; "none" keeps all. `past`: (k, v)
-        [L, B, P, K, H] of P tokens before these, whose segments come first: S = P + T, else T.
+        "qkv_context" also keeps q, k, v and what attention gives; "none" keeps all.
         """
         rope = rope_angles(positions_BT, self.dims)
 
-        def layer(x_BTD, block_and_past):
-            block, its_past = block_and_past
-            x_BTD, kv = block(x_BTD, rope, segments_BS, its_past)
-            return x_BTD, kv if keep_kv else None
+        def layer(x_BTD, block):
+            return block(x_BTD, rope, segments_BT)[0], None
 
         if remat != "none":
             kept = ("qkv", "context") if remat == "qkv_context" else ()
             policy = jax.checkpoint_policies.save_only_these_names(*kept)
             layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
         x_BTD = constrain(self.embed(tokens_BT), "fsdp", None, None)
-        x_BTD, kv = jax.lax.scan(layer, x_BTD, (self.blocks, past))
-        return rms_norm(x_BTD, self.norm_D[...], eps=self.dims.norm_eps), kv
+        if isinstance(self.blocks, Block):
+            x_BTD, _ = jax.lax.scan(layer, x_BTD, self.blocks)
+        else:
+            for block in self.blocks:
+                x_BTD, _ = layer(x_BTD, block)
+        return rms_norm(x_BTD, self.norm_D[...], eps=self.dims.norm_eps)
+
+    def unstack(self) -> None:
+        """Hold the layers one by one instead of stacked, in place: the form that sampling wants.
+
+        Parameter by parameter, so that the weights are never held twice. All else works as before;
+        only training is slower to compile.
+        """
+        if not isinstance(self.blocks, Block):
+            return
+        leaves, form = jax.tree.flatten(self.blocks)
+        self.blocks = nnx.List([])  # the leaves are now held by the list alone
+        layers = [_layers(leaves.pop(0)) for _ in range(len(leaves))]
+        self.blocks = nnx.List(
+            jax.tree.unflatten(form, layer) for layer in zip(*layers, strict=True)
+        )
 
     def __call__(self, tokens_BT, positions_BT=None, segments_BT=None) -> jax.Array:
         """float32 logits [B, T, V]. Segments: 0 = padding; positions restart in each."""
@@ -198,4 +213,11 @@ class Llama(nnx.Module):
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
-        return self.unembed(self.hidden(tokens_BT, positions_BT, segments_BT)[0])
+        return self.unembed(self.hidden(tokens_BT, positions_BT, segments_BT))
+
+
+def _layers(stacked: jax.Array) -> list[jax.Array]:
+    """A parameter's layers, each split over the mesh as all of them were."""
+    sharding = stacked.sharding
+    own = NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
+    return jax.jit(list, out_shardings=[own] * len(stacked))(stacked)

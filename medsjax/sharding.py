@@ -4,6 +4,8 @@ Two axes: `fsdp` splits the rows of a batch and every weight, `tensor` splits he
 vocabulary. A parameter's own split stands beside its shape in model.py.
 """
 
+import math
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -24,6 +26,13 @@ def make_mesh(fsdp: int = 0, tensor: int = 0, devices: list | None = None) -> Me
             "the product must be the device count (0 takes what is left)"
         )
     return jax.make_mesh((fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def sampling_mesh(kv_heads: int) -> Mesh:
+    """All devices: as many of them on `tensor` as divide the kv heads, so that decoding moves only
+    activations; rows of a batch over the rest."""
+    tensor = math.gcd(kv_heads, len(jax.devices()))
+    return make_mesh(0, tensor)
 
 
 def one_device() -> Mesh:

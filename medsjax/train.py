@@ -62,7 +62,7 @@ class Plan:
 
 def loss_sum(model: Llama, batch: dict, remat: str) -> jax.Array:
     """Summed negative log-likelihood of a packed batch's targets, float32."""
-    x_BTD, _ = model.hidden(
+    x_BTD = model.hidden(
         batch["tokens_BT"], batch["positions_BT"], batch["segments_BT"], remat=remat
     )
     return nll_sum(x_BTD, model.output_VD, batch["targets_BT"], batch["loss_mask_BT"])
@@ -182,7 +182,7 @@ def train(cfg: config.Config) -> None:
     workdirs.write_json(workdir / "config.json", config.to_dict(cfg))
     print(f"{workdir}: {plan.describe()}, {steps} steps, mesh {dict(mesh.shape)}")
 
-    bench(cfg, mesh, folder, "start", 0)
+    bench(cfg, folder, "start", 0)
     with told_if_too_big(cfg):
         model = fit(cfg, plan, heldout, steps, mesh, folder)
     stored = convert.stored_dtype(folder)
@@ -190,7 +190,7 @@ def train(cfg: config.Config) -> None:
     if jax.process_index() == 0:
         print(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
     del model
-    bench(cfg, mesh, workdir / "hf", "end", steps)
+    bench(cfg, workdir / "hf", "end", steps)
     if jax.process_index() == 0:
         cards.put(workdir / "hf", cards.of_run(workdir, steps))  # now with scores
     if hasattr(cfg.bench, "report"):
@@ -211,7 +211,7 @@ def told_if_too_big(cfg: config.Config):
         ) from error
 
 
-def bench(cfg: config.Config, mesh: Mesh, folder: Path, at: str, step: int) -> None:
+def bench(cfg: config.Config, folder: Path, at: str, step: int) -> None:
     """Scores of an HF folder as anyone would load it, in the compute dtype."""
     if cfg.bench is None or cfg.run.bench_at not in (at, "both"):
         return
@@ -219,7 +219,9 @@ def bench(cfg: config.Config, mesh: Mesh, folder: Path, at: str, step: int) -> N
         print("bench: skipped on several hosts; run `python -m eval.run` on the export")
         return
     tokenizer = cfg.tokenizer if at == "start" else ""
+    mesh = convert.sampling_mesh(folder)
     model, opened = convert.load(folder, mesh, cfg.dtype, tokenizer=tokenizer)
+    model.unstack()
     cfg.bench(model, opened, step, Path(cfg.workdir) / "eval" / f"step_{step}")
 
 

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from medsjax.errors import UserError
-from medsjax.model import Dims, Llama
+from medsjax.model import Block, Dims, Llama
 from medsjax.safetensors_io import Box, Entry
 
 # HF name <-> parameter; {} is the layer, whose weights lie stacked in `blocks`.
@@ -61,7 +61,10 @@ def locate(model: Llama, hf_name: str) -> tuple[nnx.Param, int | None]:
     if not hf_name.startswith("model.layers."):
         return getattr(model, LLAMA[hf_name]), None
     layer = hf_name.split(".")[2]
-    return getattr(model.blocks, LLAMA[hf_name.replace(f".{layer}.", ".{}.", 1)]), int(layer)
+    name = LLAMA[hf_name.replace(f".{layer}.", ".{}.", 1)]
+    if isinstance(model.blocks, Block):
+        return getattr(model.blocks, name), int(layer)
+    return getattr(model.blocks[int(layer)], name), None
 
 
 def check_names(entries: dict[str, Entry], dims: Dims, folder: Path) -> None:

@@ -140,7 +140,7 @@ def test_packed_loss_and_gradients_equal_unpacked(models):
 
     def loss(model, tokens, positions, segments, remat):
         """Sum over all texts of the loss of their tokens but the first."""
-        x_BTD, _ = model.hidden(tokens, positions, segments, remat=remat)
+        x_BTD = model.hidden(tokens, positions, segments, remat=remat)
         mask = (segments > 0) & (segments == jnp.roll(segments, -1, axis=1))
         return nll_sum(x_BTD, model.output_VD, jnp.roll(tokens, -1, axis=1), mask)
 

@@ -52,7 +52,7 @@ def test_loss_and_gradients(pair):
     @jax.value_and_grad
     def loss(model):
         positions = jnp.broadcast_to(jnp.arange(40), tokens.shape)
-        x_BTD, _ = model.hidden(tokens, positions, jnp.ones_like(tokens))
+        x_BTD = model.hidden(tokens, positions, jnp.ones_like(tokens))
         targets = np.roll(tokens, -1, axis=1)
         return nll_sum(x_BTD, model.output_VD, targets, np.arange(40)[None] < 39)
 

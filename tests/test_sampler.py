@@ -1,6 +1,7 @@
 """Greedy against the whole model on a growing text; batches, stops, limits, sampling, shapes."""
 
 import json
+import re
 from dataclasses import replace
 from functools import cache, partial
 
@@ -8,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors.numpy import load_file
 
-from medsjax import convert, sampler
+from medsjax import checkpoint, convert, decoding, sampler
 from medsjax.sharding import make_mesh
 from tests import make_references, tiny
 
@@ -73,6 +77,97 @@ def test_greedy_on_a_mesh(tiny_folder, tokenizer, expected):
     assert stream(model, tokenizer, PROMPTS[:3], 24) == [expected(i) for i in range(3)]
 
 
+@pytest.fixture(scope="module")
+def eight_heads(tmp_path_factory):
+    """(folder, its tokenizer, PROMPTS' greedy ids on one device) of a model with 8 kv heads."""
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 16}
+    folder = tiny.write(tmp_path_factory.mktemp("eight") / "m", **heads)
+    model, tokenizer = convert.load(folder, dtype="float32")
+    tokenizer = replace(tokenizer, stop_ids=())
+    return folder, tokenizer, stream(model, tokenizer, PROMPTS, 24)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (2, 4)])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.9, "top_p": 0.9, "seed": 5}])
+def test_heads_over_eight_devices(shape, settings, eight_heads):
+    folder, tokenizer, greedy = eight_heads
+    whole, _ = convert.load(folder, dtype="float32")
+    model, _ = convert.load(folder, make_mesh(*shape), "float32")
+    model.unstack()
+    wanted = stream(whole, tokenizer, PROMPTS, 24, **settings) if settings else greedy
+    assert stream(model, tokenizer, PROMPTS, 24, **settings) == wanted
+
+
+def test_decoding_over_tensor_moves_activations_alone(eight_heads):
+    """No weight and no cache is gathered: what is sent in a step is smaller than either."""
+    folder, *_ = eight_heads
+    mesh, B, S = make_mesh(1, 8), 4, 64
+    model, _ = convert.load(folder, mesh, "float32")
+    model.unstack()
+    dims, f32 = model.dims, jnp.float32
+    lies = NamedSharding(mesh, P(*decoding.CACHE))
+    kv = jax.ShapeDtypeStruct((B, dims.K, S, dims.H), f32, sharding=lies)
+    state = (np.zeros((B, dims.V), np.float32), np.zeros(B, bool), [(kv, kv)] * dims.L)
+    rows = (np.zeros(B, np.int32), np.full(B, 8, np.int32), np.zeros(B, np.uint32))
+    settings = (np.float32(1), np.float32(1), np.uint32(0))
+    args = (model, list(model.blocks), state, (np.int32(0), np.int32(8), np.int32(0)), rows)
+    kinds = {"greedy": True, "steps": 8}
+    with jax.set_mesh(mesh):
+        lowered = decoding.decode.lower(*args, np.zeros(0, np.int32), settings, **kinds)
+    text = lowered.compile().as_text()
+    moved = re.findall(r"= \(?\w+\[([\d,]*)\]\S* (all-\w+|collective-\w+)", text)
+    sizes = {(name, np.prod([int(n) for n in sides.split(",") if n])) for sides, name in moved}
+    weight, cache = dims.D * dims.K * dims.H, B * dims.K * S * dims.H
+    assert ("all-reduce", B * dims.D) in sizes and max(n for _, n in sizes) < min(weight, cache)
+
+
+def test_a_model_held_layer_by_layer_is_the_same_model(
+    tiny_folder, tiny_loaded, tokenizer, tmp_path
+):
+    stacked, _ = tiny_loaded
+    model, opened = convert.load(tiny_folder, dtype="float32")
+    model.unstack()
+    model.unstack()  # again changes nothing
+    assert len(model.blocks) == model.dims.L
+    assert checkpoint.fingerprint(model) == checkpoint.fingerprint(stacked)
+    tokens = tiny.tokens(2, 40, seed=1)
+    np.testing.assert_allclose(model(tokens), stacked(tokens), atol=1e-5)
+    convert.save(model, opened, tmp_path / "out")
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "out", tiny_folder))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
+
+
+def test_a_fingerprint_sees_each_bit_and_place(tiny_folder, tiny_loaded):
+    model, _ = convert.load(tiny_folder, dtype="float32")
+    model.unstack()
+    block = model.blocks[1]
+    block.q_NHD.set_value(block.q_NHD[...].at[0, 0, 0].add(1.0))
+    assert checkpoint.fingerprint(model) != checkpoint.fingerprint(tiny_loaded[0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "top_p": 0.9, "seed": 3}])
+def test_a_cache_that_grows_and_rows_that_leave_change_nothing(
+    settings, tiny_loaded, tokenizer, monkeypatch
+):
+    """Stop ids and limits that end rows at different times; caches of 8 new tokens at a time."""
+    model = tiny_loaded[0]
+    plain = stream(model, tokenizer, PROMPTS, 24, **settings)
+    stops = (plain[1][4], plain[3][9], plain[4][15])
+    tokenizer = replace(tokenizer, stop_ids=stops)
+    limits = [24, 0, 9, 24, 24, 7]
+    wanted = stream(model, tokenizer, PROMPTS, limits, **settings)
+    assert len(set(map(len, wanted))) > 3
+    rows = []
+    decode = decoding.decode
+    monkeypatch.setattr(sampler, "CHUNK", 8)
+    monkeypatch.setattr(
+        decoding, "decode", lambda *a, **k: rows.append(len(a[2][0])) or decode(*a, **k)
+    )
+    assert stream(model, tokenizer, PROMPTS, limits, **settings) == wanted
+    assert len(rows) > 2 and rows == sorted(rows, reverse=True) and rows[-1] < rows[0]
+
+
 @pytest.mark.parametrize("device_mesh", [None, (4, 2)])
 def test_what_prompts_share_is_computed_once_and_changes_nothing(
     device_mesh, tiny_loaded, tiny_folder, tokenizer, monkeypatch
@@ -86,24 +181,24 @@ def test_what_prompts_share_is_computed_once_and_changes_nothing(
     groups = [0, 1] * len(PROMPTS) + [2]
     plain = stream(model, tokenizer, prompts, 24)
     calls = []
-    prefix_kv = sampler._prefix_kv
+    prefix_kv = decoding.prefix_kv
     monkeypatch.setattr(sampler, "SHORTEST_PREFIX", 32)
-    monkeypatch.setattr(sampler, "_prefix_kv", lambda *a: calls.append(a[1].size) or prefix_kv(*a))
+    monkeypatch.setattr(decoding, "prefix_kv", lambda *a: calls.append(len(a[2])) or prefix_kv(*a))
     assert stream(model, tokenizer, prompts, 24, groups=groups, batch_size=4) == plain
     assert calls == [48, 64]  # each once, cut to a compiled size
 
 
 def test_out_of_memory_halves_the_batch(tiny_loaded, tokenizer, expected, monkeypatch, capsys):
     tried = []
-    decode = sampler._decode
+    decode = decoding.decode
 
-    def small_memory(model, blocks, cache, logits_BV, *rest, **settings):
-        tried.append(len(logits_BV))
-        if len(logits_BV) > 2:
+    def small_memory(model, blocks, state, *rest, **settings):
+        tried.append(len(state[0]))
+        if tried[-1] > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
-        return decode(model, blocks, cache, logits_BV, *rest, **settings)
+        return decode(model, blocks, state, *rest, **settings)
 
-    monkeypatch.setattr(sampler, "_decode", small_memory)
+    monkeypatch.setattr(decoding, "decode", small_memory)
     got = stream(tiny_loaded[0], tokenizer, PROMPTS, 24)
     assert got == [expected(i) for i in range(len(PROMPTS))]
     assert tried[:5] == [32, 16, 8, 4, 2] and set(tried[5:]) == {2}
@@ -114,7 +209,7 @@ def test_other_errors_of_the_device_are_not_swallowed(tiny_loaded, tokenizer, mo
     def broken(*args, **settings):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(sampler, "_decode", broken)
+    monkeypatch.setattr(decoding, "decode", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         stream(tiny_loaded[0], tokenizer, PROMPTS, 24)
 
@@ -193,15 +288,15 @@ def test_low_temperature_is_greedy(tiny_loaded, tokenizer, expected):
 def test_few_shapes_are_compiled(tiny_loaded, tokenizer):
     """Thirty batches of all lengths up to 48 and limits up to 32: two prompt sizes."""
     model, _ = tiny_loaded
-    sampler._prefill.clear_cache()
-    sampler._decode.clear_cache()
+    decoding._layer.clear_cache()
+    decoding.decode.clear_cache()
     rng = np.random.default_rng(0)
     for _ in range(30):
         lengths = rng.integers(1, 49, 2)
         prompts = [tiny.tokens(1, n)[0].tolist() for n in lengths]
         stream(model, tokenizer, prompts, [1, int(rng.integers(2, 33))])
-    assert sampler._prefill._cache_size() <= 2
-    assert sampler._decode._cache_size() <= 2
+    assert decoding._layer._cache_size() <= 2
+    assert decoding.decode._cache_size() <= 2
     assert len([s for s in sampler.SIZES if s <= 2048]) <= 13
 
 
