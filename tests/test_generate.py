@@ -20,9 +20,10 @@ LINES = [
 
 
 @pytest.fixture
-def run(tiny_folder, tiny_loaded, monkeypatch, capsys):
+def run(tiny_folder, monkeypatch, capsys):
     """Run main with arguments and standard input; gives what it prints."""
-    monkeypatch.setattr(convert, "load", lambda *a, **k: tiny_loaded)
+    load = convert.load
+    monkeypatch.setattr(convert, "load", lambda *a, **k: load(tiny_folder, dtype="float32"))
 
     def run(*args, stdin="", new=NEW):
         argv = ["generate", "--model", str(tiny_folder), "--max-new-tokens", str(new), *args]

@@ -29,7 +29,7 @@ for arg in "${ARGS[@]}"; do
 done
 
 need_ready
-if [[ $WORKERS -gt 1 && $workdir != ../bucket/?* && $workdir != /home/*/bucket/?* ]]; then
+if [[ $WORKERS -gt 1 && $workdir != ../bucket/?* && $workdir != /*/bucket/?* ]]; then
   fail "--config.workdir=$workdir: $WORKERS workers share one folder, so it must lie on the bucket; \
 take --config.workdir=../bucket/runs/NAME"
 fi
