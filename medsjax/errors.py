@@ -9,6 +9,10 @@ class UserError(Exception):
     """Bad input. The message is one line: the place (file, task, item), the rule, the remedy."""
 
 
+class OnAll(UserError):
+    """One that every host of a run ends with; its line names the host it is about."""
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a command's `main`; a `UserError` or an `OSError` becomes one line and exit code 2."""
     try:

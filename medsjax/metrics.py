@@ -38,15 +38,18 @@ def mfu(tokens_per_second: float, flops_per_token: float) -> float | None:
 
 
 class Log:
-    """metrics.jsonl and the progress bar of a run that starts after step `start`.
+    """metrics.jsonl and the progress bar of a run that starts after step `start`, on process 0.
 
     Rates count useful tokens (no padding) and leave out compiling, held-out passes and saves.
     """
 
     def __init__(self, path: Path, start, steps, every, *, rate, rows_per_epoch, flops):
-        self.file, self.every, self.rate = MetricsFile(path, start), every, rate
+        first = jax.process_index() == 0
+        self.file = MetricsFile(path, start) if first else None
+        self.every, self.rate = every, rate
         self.rows_per_epoch, self.flops = rows_per_epoch, flops
-        self.bar = tqdm(total=steps, initial=start, desc="training", unit="step", smoothing=0.1)
+        look = {"desc": "training", "unit": "step", "smoothing": 0.1, "disable": not first}
+        self.bar = tqdm(total=steps, initial=start, **look)
         self.pending: list[dict] = []
         self.clock: float | None = None  # None until the first step has compiled
 
@@ -93,7 +96,8 @@ class Log:
         self.clock, self.pending = time.perf_counter(), []
 
     def write(self, row: dict) -> None:
-        self.file.write(row)
+        if self.file:
+            self.file.write(row)
 
     def close(self) -> None:
         self.bar.close()

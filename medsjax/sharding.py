@@ -45,6 +45,22 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("fsdp", None))
 
 
+def host_rows(mesh: Mesh) -> dict[str, int]:
+    """Which part of a batch's rows this host feeds; hosts that share them feed the same part."""
+    rows: dict[int, set[int]] = {}
+    for row, devices in enumerate(mesh.devices):
+        for device in devices:
+            rows.setdefault(device.process_index, set()).add(row)
+    parts = sorted({tuple(sorted(mine)) for mine in rows.values()})
+    if sum(map(len, parts)) > len(mesh.devices) or len(set(map(len, parts))) > 1:
+        raise UserError(
+            f"run.mesh: {dict(mesh.shape)} splits rows unevenly over {len(rows)} hosts; choose "
+            "tensor as a divisor or a multiple of a host's devices"
+        )
+    mine = tuple(sorted(rows[jax.process_index()]))
+    return {"process_index": parts.index(mine), "process_count": len(parts)}
+
+
 def constrain(x: jax.Array, *spec: str | None) -> jax.Array:
     """Pin an activation's split where a mesh is set; a no-op elsewhere."""
     if jax.sharding.get_abstract_mesh().empty:

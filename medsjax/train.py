@@ -6,6 +6,7 @@ as it came, training with held-out loss, last checkpoint, export, bench of the e
 
 import contextlib
 import dataclasses
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from medsjax import cards, config, convert, input_pipeline, metrics, optim, packing
+from medsjax import cards, config, convert, hosts, input_pipeline, metrics, optim, packing
 from medsjax import workdir as workdirs
 from medsjax.checkpoint import Checkpoints, flat
 from medsjax.errors import UserError, run_main
+from medsjax.hosts import Hosts
 from medsjax.loss import nll_sum
 from medsjax.model import Llama
-from medsjax.sharding import batch_sharding, make_mesh
+from medsjax.sharding import batch_sharding, host_rows, make_mesh
 from medsjax.tokenizer import Tokenizer
 
 CACHE = Path("runs/cache")
@@ -38,6 +40,12 @@ class Plan:
     rows: packing.Rows
     length: int
     batch: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the examples and their lengths, from which the rows follow."""
+        lengths = hashlib.sha256(self.lengths.tobytes()).hexdigest()
+        return f"{self.source.fingerprint} {lengths}"
 
     @classmethod
     def of(cls, dataset, tokenizer: Tokenizer, cfg: config.Config, desc: str) -> "Plan":
@@ -139,18 +147,17 @@ class Heldout:
 
     def __call__(self, model: Llama) -> float:
         total = targets = 0.0
-        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         p = self.plan
-        shape = {"length": p.length, "batch": self.rows}
-        for batch in input_pipeline.heldout_batches(p.source, p.rows, p.lengths, **shape, **hosts):
+        shape = {"length": p.length, "batch": self.rows, **host_rows(self.mesh)}
+        for batch in input_pipeline.heldout_batches(p.source, p.rows, p.lengths, **shape):
             nll, n = self.step(model, input_pipeline.put(batch, batch_sharding(self.mesh)))
             total, targets = total + float(nll), targets + float(n)
         return total / max(targets, 1.0)
 
 
-def train(cfg: config.Config) -> None:
-    """Run or resume one experiment from beginning to end."""
-    workdir = Path(cfg.workdir)
+def train(cfg: config.Config, us: Hosts | None = None) -> None:
+    """Run or resume one experiment from beginning to end; on several hosts all call it."""
+    workdir, us = Path(cfg.workdir), us or Hosts()
     if cfg.dtype == "float32":  # else TPUs and newer GPUs multiply float32 in fewer bits
         jax.config.update("jax_default_matmul_precision", "highest")
     mesh = make_mesh(*cfg.run.mesh)
@@ -168,32 +175,38 @@ def train(cfg: config.Config) -> None:
     steps = input_pipeline.n_steps(len(plan.rows), cfg.batch, cfg.epochs)
     heldout = cfg.heldout and Heldout(cfg.heldout, tokenizer, cfg, mesh)
     who = workdirs.identity(cfg, folder, tokenizer, plan.source)
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = workdirs.claim(workdir)  # noqa: F841  (held while it lives)
-    workdirs.check_identity(workdir, who, cfg.run.force_resume)
-    if workdirs.finished(cfg, workdir, steps):
-        print(f"{workdir}: all {steps} steps are done; there is nothing left to do")
-        if workdirs.changed(workdir / "config.json", cfg):
+    measured = {"lengths": plan.fingerprint, "heldout": heldout and heldout.plan.fingerprint}
+    us.agree("data", {**who, **measured})
+    if us.index == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = workdirs.claim(workdir)  # noqa: F841  (held while it lives)
+        workdirs.check_identity(workdir, who, cfg.run.force_resume)
+    if us.count > 1:
+        workdirs.check_shared(workdir, us)
+    if us.from_first("finished", lambda: workdirs.finished(cfg, workdir, steps)):
+        us.say(f"{workdir}: all {steps} steps are done; there is nothing left to do")
+        if us.index == 0 and workdirs.changed(workdir / "config.json", cfg):
             print(
                 "  (settings of the bench or the held-out data differ from those it ran with; for "
                 "other scores: python -m eval.run)"
             )
         return
-    workdirs.write_json(workdir / "config.json", config.to_dict(cfg))
-    print(f"{workdir}: {plan.describe()}, {steps} steps, mesh {dict(mesh.shape)}")
+    if us.index == 0:
+        workdirs.write_json(workdir / "config.json", config.to_dict(cfg))
+    us.say(f"{workdir}: {plan.describe()}, {steps} steps, mesh {dict(mesh.shape)}")
 
     bench(cfg, folder, "start", 0)
     with told_if_too_big(cfg):
-        model = fit(cfg, plan, heldout, steps, mesh, folder)
+        model = fit(cfg, us, plan, heldout, steps, mesh, folder)
     stored = convert.stored_dtype(folder)
     convert.save(model, tokenizer, workdir / "hf", stored, cards.of_run(workdir, steps))
     if jax.process_index() == 0:
         print(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
     del model
     bench(cfg, workdir / "hf", "end", steps)
-    if jax.process_index() == 0:
+    if us.index == 0:
         cards.put(workdir / "hf", cards.of_run(workdir, steps))  # now with scores
-    if hasattr(cfg.bench, "report"):
+    if us.index == 0 and hasattr(cfg.bench, "report"):
         cfg.bench.report(workdir)
 
 
@@ -216,7 +229,8 @@ def bench(cfg: config.Config, folder: Path, at: str, step: int) -> None:
     if cfg.bench is None or cfg.run.bench_at not in (at, "both"):
         return
     if jax.process_count() > 1:
-        print("bench: skipped on several hosts; run `python -m eval.run` on the export")
+        if jax.process_index() == 0:
+            print("bench: skipped on several hosts; run `python -m eval.run` on the export")
         return
     tokenizer = cfg.tokenizer if at == "start" else ""
     mesh = convert.sampling_mesh(folder)
@@ -225,12 +239,15 @@ def bench(cfg: config.Config, folder: Path, at: str, step: int) -> None:
     cfg.bench(model, opened, step, Path(cfg.workdir) / "eval" / f"step_{step}")
 
 
-def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder: Path) -> Llama:
+def fit(
+    cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Mesh, folder: Path
+) -> Llama:
     """The training loop, from the last checkpoint if there is one; gives the trained model."""
     workdir, optimizer = Path(cfg.workdir), optim.make(cfg.optim, steps)
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep)
     state = abstract_state(convert.abstract(folder, mesh, "float32", cfg.dtype), optimizer, mesh)
-    workdirs.check_space(workdir, state, cfg.run.keep)
+    if us.index == 0:
+        workdirs.check_space(workdir, state, cfg.run.keep)
     update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
     with jax.set_mesh(mesh):
         if checkpoints.latest is None:
@@ -240,7 +257,7 @@ def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder:
             opt_state = init_opt(optimizer, state[1], model)
         else:
             start, (model, opt_state) = checkpoints.restore(state)
-            print(f"{workdir}: resuming after step {start} of {steps}")
+            us.say(f"{workdir}: resuming after step {start} of {steps}")
             if start > steps:
                 raise UserError(
                     f"{workdir}: its last checkpoint is step {start}, the run asked for ends at "
@@ -255,34 +272,41 @@ def fit(cfg: config.Config, plan: Plan, heldout, steps: int, mesh: Mesh, folder:
         )
         if start == 0 and heldout:
             log.write({"step": 0, "heldout_loss": heldout(model)})
-        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = input_pipeline.batches(
             *(plan.source, plan.rows, plan.lengths),
             **{"length": plan.length, "batch": plan.batch, "epochs": cfg.epochs, "seed": cfg.seed},
-            **{"start_step": start, "workers": cfg.run.workers, **hosts},
+            **{"start_step": start, "workers": cfg.run.workers, **host_rows(mesh)},
         )
-        for step, batch in enumerate(batches, start + 1):
-            placed = input_pipeline.put(batch, batch_sharding(mesh))
-            model, opt_state, seen = update(model, opt_state, placed)
-            every = cfg.run.eval_every
-            measure = heldout and (step == steps or (every and step % every == 0))
-            save = step == steps or step % cfg.run.save_every == 0
-            row = log.step(step, seen, batch["n_examples"], force=measure or save)
-            if row and measure:
-                row["heldout_loss"] = heldout(model)
-            if row:
-                log.write(row)
-            if save:
-                checkpoints.save(step, (model, opt_state))
-            if measure or save:
-                log.restart_clock()
-        checkpoints.close()
-        log.close()
+        with us.sigterm.steps(), contextlib.closing(batches), contextlib.closing(log):
+            seen = None
+            for step, batch in enumerate(batches, start + 1):
+                placed = input_pipeline.put(batch, batch_sharding(mesh))
+                before = seen
+                model, opt_state, seen = update(model, opt_state, placed)
+                stop = us.sigterm.reached(step)
+                jax.block_until_ready(before)  # else SIGTERM would find many steps under way
+                every = cfg.run.eval_every
+                measure = heldout and (step == steps or (every and step % every == 0))
+                save = stop or step == steps or step % cfg.run.save_every == 0
+                row = log.step(step, seen, batch["n_examples"], force=measure or save)
+                if row and measure:
+                    row["heldout_loss"] = heldout(model)
+                if row:
+                    log.write(row)
+                if save:
+                    checkpoints.save(step, (model, opt_state))
+                if measure or save:
+                    log.restart_clock()
+                if stop:
+                    break
+            checkpoints.close()
     return model
 
 
 def main() -> None:
-    train(config.load(prog="python -m medsjax.train", about=__doc__, expect=config.Config))
+    cfg = config.load(prog="python -m medsjax.train", about=__doc__, expect=config.Config)
+    with hosts.joined(cfg) as us:
+        train(cfg, us)
 
 
 if __name__ == "__main__":

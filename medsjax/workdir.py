@@ -5,7 +5,9 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -13,8 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from medsjax import config, metrics, safetensors_io
-from medsjax.errors import UserError
+from medsjax.errors import OnAll, UserError
+from medsjax.hosts import Hosts
 from medsjax.tokenizer import Tokenizer
+
+SEEN_WITHIN = 30  # seconds until what host 0 writes is seen by the others
 
 
 def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> dict:
@@ -55,6 +60,26 @@ def claim(workdir: Path):
     except OSError:
         pass  # a mounted bucket may know no locks
     return file
+
+
+def check_shared(workdir: Path, us: Hosts) -> None:
+    """Refuse a workdir that not all hosts see."""
+    file = workdir / ".hosts"
+    token = us.from_first("token", lambda: secrets.token_hex(8))
+    if us.index == 0:
+        file.write_text(token)
+    us.gather("token written", None)
+    deadline = time.monotonic() + SEEN_WITHIN
+    while not (seen := file.is_file() and file.read_text() == token):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)  # a mounted bucket may remember for a while that there was none
+    for host, sees in enumerate(us.gather("token seen", seen)):
+        if not sees:
+            raise OnAll(
+                f"{us.names[host]}: does not see {workdir} of host 0; --config.workdir must lie on "
+                "a disk that all hosts share, such as a mounted bucket"
+            )
 
 
 def check_identity(workdir: Path, wanted: dict, force: bool) -> None:

@@ -1,0 +1,122 @@
+"""SIGTERM, as a machine that is taken back gets it: training saves its step and ends, exit code 0.
+
+Python answers a signal only between two bytecodes of the main thread, and a compilation or a wait
+for other hosts may keep that for minutes. So a thread reads the signal from a pipe and settles with
+the other hosts what to do: within the training loop they end after the same step, and that is
+saved; outside there is nothing to save, and they end at once.
+"""
+
+import _thread
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+GRACE = 10  # seconds for the main thread to end of its own accord, where nothing is to be saved
+
+
+class Stopped(SystemExit):
+    """The end of a run by SIGTERM. Its message is one line; the exit code is 0."""
+
+    def __init__(self, line: str):
+        super().__init__(0)
+        self.line = line
+
+
+class Sigterm:
+    """What SIGTERM, sent to any host of a run, means to this one."""
+
+    def __init__(self, hosts):
+        self.hosts = hosts
+        self.lock = threading.Lock()  # held while the hosts settle it: no step begins meanwhile
+        self.at: int | None = None  # the step begun last; None outside the loop or before its first
+        self.last: int | None = None  # the step to end after
+        self.leaving = False  # nothing is to be saved
+        self.known, self.told = threading.Lock(), threading.Lock()  # each taken once, for good
+        self.raised = False
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[Callable[[], None]]:
+        """Take the signal, from here to the end; gives what takes it again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield lambda: None
+            return
+        before, (reader, writer) = signal.getsignal(signal.SIGTERM), os.pipe()
+        os.set_blocking(writer, False)
+        pipe_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+        def catch() -> None:
+            signal.signal(signal.SIGTERM, self._raise_if_leaving)
+
+        catch()
+        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+        try:
+            yield catch
+        finally:
+            signal.set_wakeup_fd(pipe_before)
+            os.close(writer)
+            if not self.leaving:
+                signal.signal(signal.SIGTERM, before)
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[None]:
+        """Around the training loop and its last save; raises Stopped where SIGTERM ended it."""
+        yield
+        self.hosts.gather("trained", None)
+        with self.lock:
+            step, self.at = self.at, None
+        if self.last is not None:
+            raise Stopped(f"stopped by SIGTERM; step {step} is saved; the same command resumes")
+
+    def reached(self, step: int) -> bool:
+        """Called when `step` has begun; whether it is the last, to be saved."""
+        with self.lock:
+            self.at = step
+            return self.last is not None and step >= self.last
+
+    def asked(self) -> None:
+        """Some host got SIGTERM: all tell where they are."""
+        if self.known.acquire(blocking=False):
+            self.hosts.spread({"sigterm": True})
+            self.lock.acquire()
+            if self.hosts.together:
+                self.hosts.give("sigterm", self.at)
+            else:
+                self.settled([None])
+
+    def settled(self, steps: list[int | None]) -> None:
+        """Where all hosts are: one step after the foremost all end, or now."""
+        self.leaving = None in steps
+        if not self.leaving:
+            self.last = max(steps) + 1
+        self.lock.release()
+        if self.leaving:
+            _thread.interrupt_main(signal.SIGTERM)
+            timer = threading.Timer(GRACE, self._insist)
+            timer.daemon = True
+            timer.start()
+
+    def tell(self, stopped: Stopped) -> None:
+        """The one line."""
+        if self.told.acquire(blocking=False):
+            self.hosts.say(stopped.line)
+
+    def _watch(self, reader: int) -> None:
+        while signals := os.read(reader, 16):  # empty: the writing end is closed
+            if signal.SIGTERM in signals:
+                self.asked()
+        os.close(reader)
+
+    def _raise_if_leaving(self, *_) -> None:
+        """In the main thread, by the signal itself or by `settled`."""
+        if self.leaving and not self.raised:
+            self.raised = True
+            raise self._now()
+
+    def _now(self) -> Stopped:
+        return Stopped("stopped by SIGTERM; the same command resumes")
+
+    def _insist(self) -> None:
+        self.tell(self._now())
+        self.hosts.end(0)
