@@ -192,14 +192,14 @@ def joined(cfg: config.Config) -> Iterator[Hosts]:
     place = meeting.find()
     us = Hosts(place.index, place.count) if place else Hosts()
     try:
-        with us.sigterm.caught() as catch:
+        with us.sigterm.caught():
             if place:
                 us.meet(place)
                 us.agree("facts", facts(cfg))
                 address = f"{place.address}:{place.port}"
                 how = {"cluster_detection_method": "deactivate"}  # they have met already
                 jax.distributed.initialize(address, place.count, place.index, **how)
-                catch()  # JAX has taken the signal for itself
+                us.sigterm.catch()  # JAX has taken the signal for itself
                 kind = jax.local_devices()[0].device_kind
                 us.agree("devices", {"devices": f"{jax.local_device_count()} x {kind}"})
             yield us

@@ -10,9 +10,12 @@ import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 
+SWALLOW = ("_xla_gc_callback", "__del__")  # Python drops what is raised in these
 GRACE = 10  # seconds for the main thread to end of its own accord, where nothing is to be saved
 
 
@@ -34,30 +37,25 @@ class Sigterm:
         self.last: int | None = None  # the step to end after
         self.leaving = False  # nothing is to be saved
         self.known, self.told = threading.Lock(), threading.Lock()  # each taken once, for good
-        self.raised = False
+        self.out = False  # of what `caught` holds
 
     @contextlib.contextmanager
-    def caught(self) -> Iterator[Callable[[], None]]:
-        """Take the signal, from here to the end; gives what takes it again."""
-        if threading.current_thread() is not threading.main_thread():
-            yield lambda: None
-            return
-        before, (reader, writer) = signal.getsignal(signal.SIGTERM), os.pipe()
+    def caught(self) -> Iterator[None]:
+        """Take the signal; after the `with`, where the process ends, it is ignored."""
+        reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        pipe_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-
-        def catch() -> None:
-            signal.signal(signal.SIGTERM, self._raise_if_leaving)
-
-        catch()
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self.catch()
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         try:
-            yield catch
+            yield
         finally:
-            signal.set_wakeup_fd(pipe_before)
-            os.close(writer)
-            if not self.leaving:
-                signal.signal(signal.SIGTERM, before)
+            self.out = True
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def catch(self) -> None:
+        """Take the signal, again where others have taken it."""
+        signal.signal(signal.SIGTERM, self._raise_if_leaving)
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[None]:
@@ -92,10 +90,7 @@ class Sigterm:
             self.last = max(steps) + 1
         self.lock.release()
         if self.leaving:
-            _thread.interrupt_main(signal.SIGTERM)
-            timer = threading.Timer(GRACE, self._insist)
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=self._insist, daemon=True).start()
 
     def tell(self, stopped: Stopped) -> None:
         """The one line."""
@@ -103,20 +98,28 @@ class Sigterm:
             self.hosts.say(stopped.line)
 
     def _watch(self, reader: int) -> None:
-        while signals := os.read(reader, 16):  # empty: the writing end is closed
-            if signal.SIGTERM in signals:
+        while True:
+            if signal.SIGTERM in os.read(reader, 16):
                 self.asked()
-        os.close(reader)
 
-    def _raise_if_leaving(self, *_) -> None:
-        """In the main thread, by the signal itself or by `settled`."""
-        if self.leaving and not self.raised:
-            self.raised = True
+    def _raise_if_leaving(self, _, frame) -> None:
+        """In the main thread, by the signal itself or by `_insist`: raise Stopped, once."""
+        if not self.leaving or self.out or isinstance(sys.exc_info()[1], Stopped):
+            return
+        while frame and frame.f_code.co_name not in SWALLOW:
+            frame = frame.f_back
+        if frame is None:
             raise self._now()
 
     def _now(self) -> Stopped:
         return Stopped("stopped by SIGTERM; the same command resumes")
 
     def _insist(self) -> None:
+        """Interrupt the main thread until it ends; where it does not, end for it."""
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline and not self.out:
+            _thread.interrupt_main(signal.SIGTERM)
+            time.sleep(0.1)
+        time.sleep(max(deadline - time.monotonic(), 0))
         self.tell(self._now())
         self.hosts.end(0)
