@@ -85,7 +85,7 @@ class Hosts:
 
     def spread(self, message: dict) -> None:
         """Send to every host this one is linked with."""
-        for host in self.links:
+        for host in list(self.links):
             self._send(host, message)
 
     def fail(self, error: BaseException) -> None:
@@ -106,6 +106,16 @@ class Hosts:
             except BaseException:
                 traceback.print_exc()
                 self._exit(1)
+
+    def stop(self, error: BaseException) -> None:
+        """End by SIGTERM: with the others where a step was saved, else at once."""
+        stopped = error if isinstance(error, Stopped) else Stopped()
+        if not self.sigterm.leaving:
+            self.gather("end", None)
+        self.sigterm.tell(stopped)
+        if self.count > 1:
+            self.end(0)
+        raise stopped
 
     def end(self, code: int, line: str = "") -> None:
         """End this process now; `line` goes to the error output."""
@@ -153,8 +163,8 @@ class Hosts:
             self.sigterm.asked()
         elif "failed" in message:
             self.over = True
-            if self.index == 0:
-                self.spread(message)
+            self.links.pop(host)  # it ends by itself
+            self.spread(message)
             self.end(2, message["failed"])
 
     def _collect(self, host: int, what: str, value: Any) -> None:
@@ -204,15 +214,10 @@ def joined(cfg: config.Config) -> Iterator[Hosts]:
                 us.agree("devices", {"devices": f"{jax.local_device_count()} x {kind}"})
             yield us
             us.gather("end", None)
-    except Stopped as stopped:
-        if not us.sigterm.leaving:
-            us.gather("end", None)
-        us.sigterm.tell(stopped)
-        if us.count > 1:
-            us.end(0)
-        raise
     except BaseException as error:
-        if us.count > 1:
+        if us.sigterm.leaving or isinstance(error, Stopped):  # a child may die of the signal first
+            us.stop(error)
+        elif us.count > 1:
             us.fail(error)
         raise
 

@@ -19,12 +19,13 @@ PORT = "8476"  # JAX's own choice, 8482, is closed on some TPU VMs
 
 
 class Place(NamedTuple):
-    """Where host 0 listens, how many hosts there are, and which is this."""
+    """Where host 0 listens, how many hosts there are, which is this, seconds to wait for others."""
 
     address: str
     port: int
     count: int
     index: int
+    limit: float = 300.0
 
 
 def find() -> Place | None:
@@ -39,10 +40,11 @@ def find() -> Place | None:
     address, colon, port = given[keys[0]].rpartition(":")
     if not colon:
         address, port = port, os.environ.get("JAX_COORDINATOR_PORT", PORT)
-    try:
-        place = Place(address, int(port), int(given[keys[1]]), int(given[keys[2]]))
-    except ValueError:
-        raise UserError(f"{given}: address:port and two whole numbers are wanted") from None
+    numbers = {"its port": port, keys[1]: given[keys[1]], keys[2]: given[keys[2]]}
+    for key, value in numbers.items():
+        if not value.isdecimal():
+            raise UserError(f"{keys[0]}={given[keys[0]]}: {key} is {value!r}; give a whole number")
+    place = Place(address, *map(int, numbers.values()), _limit())
     if not 0 <= place.index < place.count:
         raise UserError(f"JAX_PROCESS_ID={place.index}: give 0 to {place.count - 1}")
     return place if place.count > 1 else None
@@ -61,7 +63,8 @@ def _cloud_tpu() -> Place | None:
                     return None
                 port = os.environ.get("JAX_COORDINATOR_PORT", PORT)
                 address = kind.get_coordinator_address(_limit(), port).rpartition(":")[0]
-                return Place(address, int(port), kind.get_process_count(), kind.get_process_id())
+                n, i = kind.get_process_count(), kind.get_process_id()
+                return Place(address, int(port), n, i, _limit())
     except Exception as error:  # private names, and a metadata server that may not answer
         if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
             raise UserError(
@@ -73,18 +76,16 @@ def _cloud_tpu() -> Place | None:
 
 
 def _limit() -> float:
-    """Seconds that a host waits for the others."""
-    try:
-        return float(os.environ.get("MEDSJAX_HOSTS_TIMEOUT", "300"))
-    except ValueError:
-        raise UserError("MEDSJAX_HOSTS_TIMEOUT: must be a number of seconds") from None
+    text = os.environ.get("MEDSJAX_HOSTS_TIMEOUT", "300")
+    if not text.isdecimal():
+        raise UserError(f"MEDSJAX_HOSTS_TIMEOUT={text!r}: give a whole number of seconds")
+    return float(text)
 
 
 def call(place: Place, links: dict[int, socket.socket]) -> None:
     """Host 0 on the line."""
     hello = {"medsjax": place.index, "hosts": place.count, "name": socket.gethostname()}
-    limit = _limit()
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + place.limit
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):  # it, or its name, is not up yet
             link = socket.create_connection((place.address.strip("[]"), place.port), 10)
@@ -93,15 +94,14 @@ def call(place: Place, links: dict[int, socket.socket]) -> None:
             return
         time.sleep(0.2)
     raise UserError(
-        f"host 0 is missing after {limit:.0f} s, at {place.address}:{place.port}; start the same "
-        "command on every host, and see that the port is open between them"
+        f"host 0 is missing after {place.limit:.0f} s, at {place.address}:{place.port}; start the "
+        "same command on every host, and see that the port is open between them"
     )
 
 
 def answer(place: Place, links: dict[int, socket.socket]) -> None:
     """Fill `links` with every other host."""
-    limit = _limit()
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + place.limit
     with _server(place) as server:
         while len(links) < place.count - 1:
             server.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -111,7 +111,7 @@ def answer(place: Place, links: dict[int, socket.socket]) -> None:
                 missing = sorted({*range(1, place.count)} - links.keys())
                 raise OnAll(
                     f"{', '.join(f'host {i}' for i in missing)} of {place.count} missing after "
-                    f"{limit:.0f} s; start the same command on every host, and see that port "
+                    f"{place.limit:.0f} s; start the same command on every host, and see that port "
                     f"{place.port} is open between them"
                 ) from None
             hello = _hello(link)

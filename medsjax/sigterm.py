@@ -6,7 +6,6 @@ the other hosts what to do: within the training loop they end after the same ste
 saved; outside there is nothing to save, and they end at once.
 """
 
-import _thread
 import contextlib
 import os
 import signal
@@ -20,11 +19,11 @@ GRACE = 10  # seconds for the main thread to end of its own accord, where nothin
 
 
 class Stopped(SystemExit):
-    """The end of a run by SIGTERM. Its message is one line; the exit code is 0."""
+    """The end of a run by SIGTERM: exit code 0. `saved` is the step it ended after, if in one."""
 
-    def __init__(self, line: str):
+    def __init__(self, saved: int | None = None):
         super().__init__(0)
-        self.line = line
+        self.saved = saved
 
 
 class Sigterm:
@@ -65,7 +64,7 @@ class Sigterm:
         with self.lock:
             step, self.at = self.at, None
         if self.last is not None:
-            raise Stopped(f"stopped by SIGTERM; step {step} is saved; the same command resumes")
+            raise Stopped(step)
 
     def reached(self, step: int) -> bool:
         """Called when `step` has begun; whether it is the last, to be saved."""
@@ -95,7 +94,8 @@ class Sigterm:
     def tell(self, stopped: Stopped) -> None:
         """The one line."""
         if self.told.acquire(blocking=False):
-            self.hosts.say(stopped.line)
+            saved = "" if stopped.saved is None else f"; step {stopped.saved} is saved"
+            self.hosts.say(f"stopped by SIGTERM{saved}; the same command resumes")
 
     def _watch(self, reader: int) -> None:
         while True:
@@ -109,17 +109,14 @@ class Sigterm:
         while frame and frame.f_code.co_name not in SWALLOW:
             frame = frame.f_back
         if frame is None:
-            raise self._now()
-
-    def _now(self) -> Stopped:
-        return Stopped("stopped by SIGTERM; the same command resumes")
+            raise Stopped()
 
     def _insist(self) -> None:
         """Interrupt the main thread until it ends; where it does not, end for it."""
         deadline = time.monotonic() + GRACE
         while time.monotonic() < deadline and not self.out:
-            _thread.interrupt_main(signal.SIGTERM)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
             time.sleep(0.1)
         time.sleep(max(deadline - time.monotonic(), 0))
-        self.tell(self._now())
+        self.tell(Stopped())
         self.hosts.end(0)

@@ -249,6 +249,7 @@ def fit(
     if us.index == 0:
         workdirs.check_space(workdir, state, cfg.run.keep)
     update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
+    us.agree("checkpoint", {"the last checkpoint": checkpoints.latest})
     with jax.set_mesh(mesh):
         if checkpoints.latest is None:
             start = 0
