@@ -200,14 +200,13 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
         model = fit(cfg, us, plan, heldout, steps, mesh, folder)
     stored = convert.stored_dtype(folder)
     convert.save(model, tokenizer, workdir / "hf", stored, cards.of_run(workdir, steps))
-    if jax.process_index() == 0:
-        print(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
+    us.say(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
     del model
     bench(cfg, workdir / "hf", "end", steps)
     if us.index == 0:
         cards.put(workdir / "hf", cards.of_run(workdir, steps))  # now with scores
-    if us.index == 0 and hasattr(cfg.bench, "report"):
-        cfg.bench.report(workdir)
+        if hasattr(cfg.bench, "report"):
+            cfg.bench.report(workdir)
 
 
 @contextlib.contextmanager
