@@ -238,6 +238,18 @@ def bench(cfg: config.Config, folder: Path, at: str, step: int) -> None:
     cfg.bench(model, opened, step, Path(cfg.workdir) / "eval" / f"step_{step}")
 
 
+def begin(cfg: config.Config, us: Hosts, checkpoints, state, optimizer, mesh, folder: Path):
+    """(steps done, model, optimizer state): those of the last checkpoint, or the start weights."""
+    us.agree("checkpoint", {"the last checkpoint": checkpoints.latest})
+    if checkpoints.latest is None:
+        kinds = {"compute_dtype": cfg.dtype, "tokenizer": cfg.tokenizer}
+        model, _ = convert.load(folder, mesh, "float32", **kinds)
+        return 0, model, init_opt(optimizer, state[1], model)
+    start, (model, opt_state) = checkpoints.restore(state)
+    us.say(f"{cfg.workdir}: resuming after step {start}")
+    return start, model, opt_state
+
+
 def fit(
     cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Mesh, folder: Path
 ) -> Llama:
@@ -248,21 +260,13 @@ def fit(
     if us.index == 0:
         workdirs.check_space(workdir, state, cfg.run.keep)
     update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
-    us.agree("checkpoint", {"the last checkpoint": checkpoints.latest})
     with jax.set_mesh(mesh):
-        if checkpoints.latest is None:
-            start = 0
-            kinds = {"compute_dtype": cfg.dtype, "tokenizer": cfg.tokenizer}
-            model, _ = convert.load(folder, mesh, "float32", **kinds)
-            opt_state = init_opt(optimizer, state[1], model)
-        else:
-            start, (model, opt_state) = checkpoints.restore(state)
-            us.say(f"{workdir}: resuming after step {start} of {steps}")
-            if start > steps:
-                raise UserError(
-                    f"{workdir}: its last checkpoint is step {start}, the run asked for ends at "
-                    f"{steps}; take another --config.workdir"
-                )
+        start, model, opt_state = begin(cfg, us, checkpoints, state, optimizer, mesh, folder)
+        if start > steps:
+            raise UserError(
+                f"{workdir}: its last checkpoint is step {start}, the run asked for ends at "
+                f"{steps}; take another --config.workdir"
+            )
         log = metrics.Log(
             workdir / "metrics.jsonl",
             *(start, steps, cfg.run.log_every),

@@ -98,7 +98,7 @@ def test_two_processes_of_four_devices_are_one_of_eight(folder):
 
     both = two(folder, "two")
     assert [host.code() for host in both] == [0, 0]
-    assert f"resuming after step {told[0]} of {STEPS}" in both[0].out.read_text()
+    assert f"resuming after step {told[0]}" in both[0].out.read_text()
     assert not re.search("resuming|steps|tuned", both[1].out.read_text())  # host 0 speaks for both
     seen = [metrics.read(folder / name / "metrics.jsonl") for name in ("one", "two")]
     assert [row["step"] for row in seen[0]] == list(range(STEPS + 1))
