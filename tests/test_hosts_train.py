@@ -27,7 +27,7 @@ def get_config():
         data=Repeat(n=int(os.environ.get("N", 96))),
         heldout=Repeat(8, salt=1),
         **{"length": 32, "batch": 16, "epochs": 4.0, "dtype": "float32"},
-        optim=Optim(lr=1e-3),
+        optim=Optim(lr=1e-3, eps=1e-5),  # 1e-8 makes steps of the rounding of vanishing gradients
         run=Run(log_every=1, save_every=100, bench_at="none", remat="none", accumulate=2),
     )
 """
@@ -107,7 +107,7 @@ def test_two_processes_of_four_devices_are_one_of_eight(folder):
         for key in one.keys() - {"time", "tokens_per_second", "mfu", "grad_norm"}:
             np.testing.assert_allclose(other[key], one[key], rtol=1e-6, err_msg=key)
     one, other = (load_file(folder / name / "hf/model.safetensors") for name in ("one", "two"))
-    for name in one:
+    for name in one:  # which has moved by 1e-3 and more
         np.testing.assert_allclose(other[name], one[name], atol=1e-6, err_msg=name)
 
 
