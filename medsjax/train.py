@@ -2,6 +2,10 @@
 
 The same command again resumes; when all is done it says so. Order of a run: bench of the checkpoint
 as it came, training with held-out loss, last checkpoint, export, bench of the export, report.
+SIGTERM saves the step that runs and ends with exit code 0.
+
+Several hosts: the same command on each, with one workdir for all. Those of a Cloud TPU slice find
+each other; elsewhere set JAX_COORDINATOR_ADDRESS=HOST0:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
 import contextlib

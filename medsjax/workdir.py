@@ -77,8 +77,8 @@ def check_shared(workdir: Path, us: Hosts) -> None:
     for host, sees in enumerate(us.gather("token seen", seen)):
         if not sees:
             raise OnAll(
-                f"{us.names[host]}: does not see {workdir} of host 0; --config.workdir must lie on "
-                "a disk that all hosts share, such as a mounted bucket"
+                f"{us.names[host]}: does not see the --config.workdir of host 0; it must lie on a "
+                "disk that all hosts share, such as a mounted bucket"
             )
 
 

@@ -1,6 +1,7 @@
 """Several hosts, each a process: what differs, is missing or fails ends all of them in one line."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import re
@@ -8,16 +9,18 @@ import signal
 import socket
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medsjax import meeting
+from medsjax import hosts, meeting, workdir
+from medsjax.config import Config
 from medsjax.errors import UserError, run_main
 from medsjax.hosts import Hosts
-from medsjax.sharding import host_rows
+from medsjax.input_pipeline import put
+from medsjax.sharding import batch_sharding, host_rows, make_mesh
 from medsjax.sigterm import Stopped
 
 FORK = multiprocessing.get_context("forkserver")  # it has done the imports, and started nothing
@@ -232,80 +235,58 @@ def test_sigterm_outside_the_loop_ends_all_at_once_and_cleans_up(tmp_path, how):
     assert all((tmp_path / f"left{i}").exists() for i in range(3))
 
 
-def test_a_host_finds_its_place(monkeypatch):
-    keys = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-
-    def find(*values, **more):
-        for key in (*keys, "JAX_COORDINATOR_PORT", "MEDSJAX_HOSTS_TIMEOUT"):
-            monkeypatch.delenv(key, raising=False)
-        for key, value in {**dict(zip(keys, values, strict=False)), **more}.items():
-            monkeypatch.setenv(key, value)
-        return meeting.find()
-
-    assert find() is None and find("a", "1", "0") is None
-    assert find("10.0.0.1:99", "4", "3") == ("10.0.0.1", 99, 4, 3, 300)
-    assert find("a", "2", "0", MEDSJAX_HOSTS_TIMEOUT="9") == ("a", 8476, 2, 0, 9)
-    assert find("[::1]:7", "2", "1", JAX_COORDINATOR_PORT="8") == ("[::1]", 7, 2, 1, 300)
-    for values, line in {
-        ("a", "2"): "JAX_PROCESS_ID is not set",
-        ("a", "2", "2"): "JAX_PROCESS_ID=2: give 0 to 1",
-        ("a:b", "2", "1"): "its port is 'b'",
-        ("a", "two", "1"): "JAX_NUM_PROCESSES is 'two'",
-    }.items():
-        with pytest.raises(UserError, match=line):
-            find(*values)
+def share(us: Hosts, folder: Path) -> None:
+    workdir.SEEN_WITHIN = 0.3
+    folder.mkdir(exist_ok=True)
+    workdir.check_shared(folder, us)
 
 
-def test_a_host_of_a_tpu_slice_finds_its_place(monkeypatch):
-    tpu = pytest.importorskip("jax._src.clusters.cloud_tpu_cluster")
-    monkeypatch.setattr(tpu, "running_in_cloud_tpu_vm", True)
-    monkeypatch.setenv("MEGASCALE_COORDINATOR_ADDRESS", "")
-    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "")
-    monkeypatch.setenv("MEGASCALE_SLICE_ID", "")
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.1,10.0.0.2,10.0.0.3")
-    monkeypatch.setenv("TPU_WORKER_ID", "2")
-    assert meeting.find() is None  # JAX_PLATFORMS=cpu: no TPU is used
-    platforms = jax.config.jax_platforms
-    jax.config.update("jax_platforms", "tpu,cpu")
-    try:
-        assert meeting.find() == ("127.0.0.1", 8476, 3, 2, 300)
-        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.1")
-        assert meeting.find() is None
-        monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.1,10.0.0.2")
-        monkeypatch.setattr(tpu, "GkeTpuCluster", None)
-        with pytest.raises(UserError, match="set JAX_COORDINATOR_ADDRESS"):
-            meeting.find()
-    finally:
-        jax.config.update("jax_platforms", platforms)
+def test_a_workdir_that_one_host_does_not_see_is_refused(tmp_path):
+    folders = [(tmp_path / name,) for name in ("run", "run", "mine")]
+    codes, outs = Run(tmp_path, share, folders).ended()
+    line = f"error: host 2 ({socket.gethostname()}): does not see the --config.workdir of host 0; "
+    assert codes == [2, 2, 2] and all(out.startswith(line) for out in outs)
+    assert Run(tmp_path / "run", share, folders[:1] * 3).ended()[0] == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("devices", "parts"),
-    [
-        ([[0], [0], [1], [1]], [0, 1]),
-        ([[0], [1], [0], [1]], [0, 1]),  # rows of a host need not be neighbours
-        ([[0, 0], [1, 1]], [0, 1]),
-        ([[0, 1]], [0, 0]),  # a tensor group over two hosts: both feed the same rows
-        ([[0, 1], [2, 3]], [0, 0, 1, 1]),
-        ([[0, 0, 1, 1, 2, 2]], [0, 0, 0]),
-    ],
-)
-def test_hosts_that_share_rows_feed_the_same(devices, parts, monkeypatch):
-    for host, part in enumerate(parts):
-        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        found = host_rows(mesh_of(devices))
-        assert found == {"process_index": part, "process_count": max(parts) + 1}
+def add_up(out: Path, env: dict[str, str]) -> None:
+    """In a process of its own: JAX's devices of both hosts, joined as training joins them."""
+    handle = os.open(out, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1), os.dup2(handle, 2)
+    os.environ.update(env)
+    model = Config(model="m", data=Dataset())
+    with hosts.joined(model) as us:
+        us.say(f"{jax.device_count()} devices")
+        for shape in ((4, 1), (2, 2), (1, 4)):
+            mesh = make_mesh(*shape)
+            part = host_rows(mesh)
+            mine = np.split(np.arange(12).reshape(4, 3), part["process_count"])
+            mine = {"tokens_BT": mine[part["process_index"]]}
+            us.say(f"{int(jax.jit(jnp.sum)(put(mine, batch_sharding(mesh))['tokens_BT']))}")
 
 
-def test_rows_that_hosts_share_in_part_are_refused():
-    with pytest.raises(UserError, match="splits rows unevenly over 2 hosts"):
-        host_rows(mesh_of([[0, 0], [0, 1], [1, 1]]))
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    def open(self, *_):
+        raise NotImplementedError
 
 
-def mesh_of(devices: list[list[int]]):
-    """A mesh whose devices know only their host."""
-    grid = np.array([[SimpleNamespace(process_index=i) for i in row] for row in devices])
-    return SimpleNamespace(devices=grid, shape={"fsdp": len(grid), "tensor": grid.shape[1]})
+def test_the_devices_of_two_processes_are_one_mesh(tmp_path):
+    env = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    outs = [tmp_path / f"out{i}" for i in range(2)]
+    both = [
+        FORK.Process(target=add_up, args=(out, {**env, "JAX_PROCESS_ID": str(i)}))
+        for i, out in enumerate(outs)
+    ]
+    for its in both:
+        its.start()
+    for its in both:
+        its.join(60)
+        its.kill()
+    assert [its.exitcode for its in both] == [0, 0], [out.read_text() for out in outs]
+    assert "4 devices" in outs[0].read_text() and "devices" not in outs[1].read_text()
+    assert len(re.findall("^66$", outs[0].read_text(), re.MULTILINE)) == 3
 
 
 def until(there) -> None:

@@ -1,12 +1,14 @@
 """One model on one device and on meshes of eight: the same logits, and weights really split."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
 from medsjax import convert
 from medsjax.errors import UserError
-from medsjax.sharding import batch_sharding, make_mesh
+from medsjax.sharding import batch_sharding, host_rows, make_mesh
 from tests import tiny
 
 TOKENS = tiny.tokens(8, 20)
@@ -41,3 +43,32 @@ def test_a_mesh_that_does_not_divide_a_parameter_is_refused(tiny_folder):
     """Two kv heads do not split in four."""
     with pytest.raises(UserError, match=r"k_KHD.* side of 2.* tensor=4"):
         convert.load(tiny_folder, make_mesh(2, 4), "float32")
+
+
+@pytest.mark.parametrize(
+    ("devices", "parts"),
+    [
+        ([[0], [0], [1], [1]], [0, 1]),
+        ([[0], [1], [0], [1]], [0, 1]),  # rows of a host need not be neighbours
+        ([[0, 0], [1, 1]], [0, 1]),
+        ([[0, 1]], [0, 0]),  # a tensor group over two hosts: both feed the same rows
+        ([[0, 1], [2, 3]], [0, 0, 1, 1]),
+        ([[0, 0, 1, 1, 2, 2]], [0, 0, 0]),
+    ],
+)
+def test_hosts_that_share_rows_feed_the_same(devices, parts, monkeypatch):
+    for host, part in enumerate(parts):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        found = host_rows(mesh_of(devices))
+        assert found == {"process_index": part, "process_count": max(parts) + 1}
+
+
+def test_rows_that_hosts_share_in_part_are_refused():
+    with pytest.raises(UserError, match="splits rows unevenly over 2 hosts"):
+        host_rows(mesh_of([[0, 0], [0, 1], [1, 1]]))
+
+
+def mesh_of(devices: list[list[int]]):
+    """A mesh whose devices know only their host."""
+    grid = np.array([[SimpleNamespace(process_index=i) for i in row] for row in devices])
+    return SimpleNamespace(devices=grid, shape={"fsdp": len(grid), "tensor": grid.shape[1]})
