@@ -165,11 +165,7 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
     if cfg.dtype == "float32":  # else TPUs and newer GPUs multiply float32 in fewer bits
         jax.config.update("jax_default_matmul_precision", "highest")
     mesh = make_mesh(*cfg.run.mesh)
-    if cfg.batch // cfg.run.accumulate % mesh.shape["fsdp"]:
-        raise UserError(
-            f"batch={cfg.batch} in {cfg.run.accumulate} parts: each part's rows must be a multiple "
-            f"of the {mesh.shape['fsdp']} devices on fsdp; change batch, accumulate or run.mesh"
-        )
+    check_rows(cfg, mesh)
     for part in (cfg.data, cfg.heldout, cfg.bench if cfg.run.bench_at != "none" else None):
         if hasattr(part, "check"):
             part.check()  # now, not after gigabytes of weights or days of training
@@ -211,6 +207,15 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
         cards.put(workdir / "hf", cards.of_run(workdir, steps))  # now with scores
         if hasattr(cfg.bench, "report"):
             cfg.bench.report(workdir)
+
+
+def check_rows(cfg: config.Config, mesh: Mesh) -> None:
+    """Refuse parts of a step whose rows the mesh cannot share out."""
+    if cfg.batch // cfg.run.accumulate % mesh.shape["fsdp"]:
+        raise UserError(
+            f"batch={cfg.batch} in {cfg.run.accumulate} parts: each part's rows must be a multiple "
+            f"of the {mesh.shape['fsdp']} devices on fsdp; change batch, accumulate or run.mesh"
+        )
 
 
 @contextlib.contextmanager

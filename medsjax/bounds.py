@@ -1,0 +1,51 @@
+"""What a machine cannot beat: the least time of a training step, and what follows at a stated MFU.
+
+Every multiplication at the chips' peak, every byte that must move at the full width of its path.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+from medsjax import metrics, topologies
+from medsjax.fitting import Fit
+from medsjax.model import Dims
+from medsjax.weights import expected
+
+
+def flops_again(dims: Dims, length: int, remat: str) -> float:
+    """FLOPs a token of what the backward pass computes again: what a layer did not keep."""
+    qkv = 2 * dims.D * dims.H * (dims.N + 2 * dims.K) + 2 * dims.N * dims.H * length
+    output_gate_up = 2 * dims.D * dims.N * dims.H + 2 * 2 * dims.D * dims.F
+    kept = {"full": 0, "qkv_context": qkv, "none": qkv + output_gate_up}[remat]
+    return dims.L * (qkv + output_gate_up - kept)
+
+
+def speed(f: Fit, mfu: float, steps: int | None) -> dict:
+    """Work, lower bounds and times; what the machine does at `mfu`, never below a bound."""
+    chip, cfg, dims = topologies.chip(f.topology), f.cfg, f.dims
+    peak, tokens = metrics.PEAK_FLOPS[f.device_kind] * f.chips, cfg.batch * cfg.length
+    flops = tokens * metrics.train_flops(dims, cfg.length)
+    run = flops + tokens * flops_again(dims, cfg.length, cfg.run.remat)
+    n_weights = sum(math.prod(shape) for shape in expected(dims).values())
+    passes = cfg.run.accumulate * (2 if cfg.run.remat == "none" else 3)
+    weights = n_weights * jnp.dtype(cfg.dtype).itemsize / f.mesh["tensor"] * passes
+    moved = 2 * (f.params + f.optimizer) + 2 * f.params + weights
+    bounds = {
+        "compute": run / peak,
+        "memory": moved / (chip.hbm_gbps * 1e9),
+        "links": sum(c.sent for c in f.collectives) / (chip.link_gbps * 1e9),
+    }
+    step = max(flops / (peak * mfu), *bounds.values())
+    days = steps and steps * step / 86400
+    return {
+        "tokens_per_step": tokens,
+        "flops_per_step": flops,
+        "flops_per_step_run": run,
+        "bounds_s": {name: round(s, 4) for name, s in bounds.items()},
+        "mfu": mfu,
+        "step_s": round(step, 4),
+        "tokens_per_s": round(tokens / step),
+        "days": days and round(days, 2),
+        "chip_hours": days and round(days * 24 * f.chips),
+    }

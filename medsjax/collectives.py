@@ -1,0 +1,117 @@
+"""What a compiled program sends between chips: read from its HLO text.
+
+Loops are counted as often as they run, where the text tells (a counter against a constant).
+"""
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "token": 0}
+
+_HEAD = re.compile(r"(?m)^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_NAME = r"%?([\w.\-]+)"
+_OP = re.compile(rf"^\s*(?:ROOT )?{_NAME} = (.*?) ([a-z][\w\-]*)\((.*)$")
+_CALLED = re.compile(rf"(?:calls|to_apply|true_computation|false_computation)={_NAME}")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_LOOP = re.compile(rf"condition={_NAME}, body={_NAME}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+@dataclass(frozen=True)
+class Collective:
+    """All collectives of one kind in one run of the program."""
+
+    kind: str
+    count: int  # times it is run
+    sent: float  # bytes that each chip sends at least, all times together
+
+
+def read(hlo: str) -> list[Collective]:
+    """The collectives of a compiled program (`compiled.as_text()`), most bytes first."""
+    parts = _HEAD.split(hlo)
+    bodies = {name: text.splitlines() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    entry = re.search(rf"(?m)^ENTRY {_NAME} ", hlo).group(1)
+    counts, sent = Counter(), Counter()
+
+    def walk(name: str, times: int) -> None:
+        for line in bodies.get(name, ()):
+            if not (op := _OP.match(line)):
+                continue
+            _, result, opcode, rest = op.groups()
+            kind = opcode.removesuffix("-start")
+            if kind in KINDS:
+                counts[kind] += times
+                sent[kind] += times * _sent(kind, result, opcode != kind, rest)
+            elif opcode == "while":
+                condition, body = _LOOP.search(rest).groups()
+                walk(body, times * _trips(rest, bodies[condition], bodies[body]))
+            elif opcode not in ("reduce", "scatter", "sort", "map"):
+                called = _CALLED.findall(rest)
+                for branches in _BRANCHES.findall(rest):
+                    called += re.findall(_NAME, branches)
+                for other in called:
+                    walk(other, times)
+
+    walk(entry, 1)
+    return [Collective(kind, counts[kind], sent[kind]) for kind, _ in sent.most_common()]
+
+
+def _sent(kind: str, result: str, started: bool, rest: str) -> float:
+    """Bytes a chip sends for one collective by the cheapest algorithm."""
+    sizes = [
+        math.prod(map(int, filter(None, dims.split(",")))) * _bits(dtype) / 8
+        for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result)
+    ]
+    size = max(sizes, default=0) if started else sum(sizes)  # a start's result holds the operand
+    n = _group(rest)
+    share = (n - 1) / n
+    return {
+        "all-gather": size * share,
+        "all-reduce": 2 * size * share,
+        "reduce-scatter": size * (1 if started else n) * share,  # the result is one of n parts
+        "all-to-all": size * share,
+        "collective-permute": size,
+    }[kind]
+
+
+def _bits(dtype: str) -> int:
+    return BITS.get(dtype) or int(re.search(r"\d+|$", dtype).group() or 0)
+
+
+def _group(rest: str) -> int:
+    """Chips that take part together: replica_groups={{0,1},{2,3}} or [2,2]<=[4]."""
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(found.group(1))
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return len(found.group(1).split(","))
+    return 2
+
+
+def _trips(rest: str, condition: list[str], body: list[str]) -> int:
+    """How often a loop runs: stated, or a counter from 0 to a constant; 1 where it is not told."""
+    if stated := _TRIPS.search(rest):
+        return int(stated.group(1))
+    limits = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", "\n".join(condition))
+    counter = re.search(r"get-tuple-element\(.*\), index=(\d+)", "\n".join(condition))
+    if len(limits) != 1 or not counter:
+        return 1
+    return -(-int(limits[0]) // _step(body, int(counter.group(1))))
+
+
+def _step(body: list[str], index: int) -> int:
+    """What a turn adds to element `index` of the loop's tuple."""
+    lines = {op.group(1): op for op in map(_OP.match, body) if op}
+    root = next(op for line, op in zip(body, map(_OP.match, body), strict=True) if "ROOT" in line)
+    names = re.findall(r"%([\w.\-]+)", root.group(4).partition(")")[0])
+    added = lines.get(names[index]) if root.group(3) == "tuple" else None
+    while added and added.group(3) == "copy":
+        added = lines.get(re.match(_NAME, added.group(4)).group(1))
+    if not added or added.group(3) != "add":
+        return 1
+    for name in re.findall(r"%([\w.\-]+)", added.group(4).partition(")")[0]):
+        if name in lines and lines[name].group(3) == "constant":
+            return int(lines[name].group(4).partition(")")[0])
+    return 1

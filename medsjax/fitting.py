@@ -1,0 +1,164 @@
+"""Does a training step fit a machine that is not here? Compile it and see; if not, what would fit.
+
+Sizes are bytes a chip.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from medsjax import collectives, convert, input_pipeline, optim, topologies
+from medsjax.collectives import Collective
+from medsjax.config import Config
+from medsjax.errors import UserError
+from medsjax.model import Dims
+from medsjax.sharding import batch_sharding, make_mesh
+from medsjax.train import abstract_state, check_rows, jit_step
+
+GIB = 2**30
+STEPS = 1000  # of the schedule, whose length changes no shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What compiling the step of one setting for one machine has shown."""
+
+    cfg: Config
+    topology: str
+    device_kind: str
+    mesh: dict[str, int]
+    dims: Dims
+    params: int
+    optimizer: int
+    batch: int
+    peak: int | None = None  # None where there is no program: it does not fit
+    fits: bool = False
+    why: str = ""  # it does not fit
+    collectives: tuple[Collective, ...] = ()
+
+    @property
+    def chips(self) -> int:
+        return self.mesh["fsdp"] * self.mesh["tensor"]
+
+
+def fit(cfg: Config, folder: Path, topology: str) -> Fit:
+    """Compile the step that `train` would run; `folder` needs no more than a config.json."""
+    devices, limit = topologies.devices(topology), topologies.chip(topology).hbm_gib * GIB
+    mesh = make_mesh(*cfg.run.mesh, devices=devices)
+    check_rows(cfg, mesh)
+    optimizer = optim.make(cfg.optim, STEPS)
+    state = abstract_state(convert.abstract(folder, mesh, "float32", cfg.dtype), optimizer, mesh)
+    batch = abstract_batch(cfg, mesh)
+    found = Fit(
+        cfg=cfg,
+        topology=topology,
+        device_kind=devices[0].device_kind,
+        mesh=dict(mesh.shape),
+        dims=state[0].dims,
+        params=bytes_a_chip(state[0]),
+        optimizer=bytes_a_chip(state[1]),
+        batch=bytes_a_chip(batch),
+    )
+    if (held := found.params + found.optimizer) > limit:
+        return replace(found, why=f"parameters and optimizer alone take {held / GIB:.1f} GiB")
+    with jax.set_mesh(mesh):
+        update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
+        lowered = update.lower(*state, batch)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return replace(found, why=str(error).partition(":")[2].partition("\n")[0].strip(" ."))
+    peak = peak_bytes(compiled, devices[0].platform)
+    return replace(
+        found,
+        peak=peak,
+        fits=peak <= limit,
+        why="" if peak <= limit else f"it takes {peak / GIB:.1f} GiB",
+        collectives=tuple(collectives.read(compiled.as_text())),
+    )
+
+
+def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a step that the input pipeline gives, as shapes."""
+    shape, sharding = (cfg.batch, cfg.length), batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, a.dtype, sharding=sharding)
+        for name, a in input_pipeline.assemble([], cfg.length).items()
+    }
+
+
+def bytes_a_chip(tree) -> int:
+    """Of abstract arrays, by their shardings."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def peak_bytes(compiled, platform: str) -> int:
+    """The most memory in use at a time while a program runs, its arguments among it."""
+    m = compiled.memory_analysis()
+    if platform == "tpu":  # whose temporaries are counted without reuse of donated arguments
+        return m.peak_memory_in_bytes
+    arguments = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+    return arguments + m.temp_size_in_bytes + m.generated_code_size_in_bytes
+
+
+def nearest(cfg: Config, folder: Path, topology: str, tell: Callable[[Fit], None]) -> Fit | None:
+    """The first setting that fits, having compiled it, of those that need less than `cfg` does.
+
+    In this order: less kept for the backward pass and more parts of a step, a first moment in
+    bfloat16, more of `tensor`, more chips. `tell` hears of each that was tried.
+    """
+
+    def tried(rung: Config, slice_: str) -> bool:
+        attempts.append(fit(rung, folder, slice_))
+        tell(attempts[-1])
+        return attempts[-1].fits
+
+    attempts: list[Fit] = []
+    for slice_, mesh in _machines(cfg, topology):
+        try:
+            shape = make_mesh(*mesh, devices=topologies.devices(slice_)).shape
+            rungs = list(ladder(replace(cfg, run=replace(cfg.run, mesh=mesh)), shape["fsdp"]))
+            if (slice_, mesh) == (topology, cfg.run.mesh):
+                rungs = rungs[1:]
+            elif rungs and tried(rungs[0], slice_):
+                return attempts[-1]
+            if not rungs or not tried(rungs[-1], slice_):
+                continue  # where the leanest does not fit, none does
+            leanest = attempts[-1]
+            return next((attempts[-1] for r in rungs[:-1] if tried(r, slice_)), leanest)
+        except UserError:  # a mesh that does not divide the model
+            continue
+    return None
+
+
+def _machines(cfg: Config, topology: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    tensor = max(cfg.run.mesh[1], 1)
+    yield topology, cfg.run.mesh
+    for ways in (2 * tensor, 4 * tensor):
+        yield topology, (0, ways)
+    for slice_ in topologies.larger(topology):
+        yield slice_, (0, cfg.run.mesh[1])
+
+
+def ladder(cfg: Config, fsdp: int) -> Iterator[Config]:
+    """`cfg`, then settings on the same mesh that each need less memory than the one before."""
+    if cfg.batch // cfg.run.accumulate % fsdp:
+        return
+    yield cfg
+    if cfg.run.remat != "full":
+        cfg = replace(cfg, run=replace(cfg.run, remat="full"))
+        yield cfg
+    while cfg.batch // cfg.run.accumulate % (2 * fsdp) == 0:
+        cfg = replace(cfg, run=replace(cfg.run, accumulate=2 * cfg.run.accumulate))
+        yield cfg
+    if cfg.optim.m_dtype != "bfloat16":
+        yield replace(cfg, optim=replace(cfg.optim, m_dtype="bfloat16"))
