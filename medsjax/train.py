@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from medsjax import cards, config, convert, hosts, input_pipeline, metrics, optim, packing
 from medsjax import workdir as workdirs
+from medsjax.accumulate import add_gradients
 from medsjax.checkpoint import Checkpoints, flat
 from medsjax.errors import UserError, run_main
 from medsjax.hosts import Hosts
@@ -92,6 +93,8 @@ def train_step(model: Llama, opt_state, batch: dict, *, optimizer, accumulate: i
     else:
 
         def part(carry, micro):
+            if remat == "full":  # what it does anyway, and no second buffer of the gradients' size
+                return add_gradients(model, *carry, micro), None
             return jax.tree.map(jnp.add, carry, value_and_grad(model, micro)), None
 
         def split(a_BT):  # strided rows: each part has its share of every device's rows
