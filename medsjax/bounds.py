@@ -13,6 +13,11 @@ from medsjax.model import Dims
 from medsjax.weights import expected
 
 
+def parameters(dims: Dims) -> int:
+    """How many a checkpoint has."""
+    return sum(math.prod(shape) for shape in expected(dims).values())
+
+
 def flops_again(dims: Dims, length: int, remat: str) -> float:
     """FLOPs a token of what the backward pass computes again: what a layer did not keep."""
     qkv = 2 * dims.D * dims.H * (dims.N + 2 * dims.K) + 2 * dims.N * dims.H * length
@@ -27,22 +32,21 @@ def speed(f: Fit, mfu: float, steps: int | None) -> dict:
     peak, tokens = metrics.PEAK_FLOPS[f.device_kind] * f.chips, cfg.batch * cfg.length
     flops = tokens * metrics.train_flops(dims, cfg.length)
     run = flops + tokens * flops_again(dims, cfg.length, cfg.run.remat)
-    n_weights = sum(math.prod(shape) for shape in expected(dims).values())
     passes = cfg.run.accumulate * (2 if cfg.run.remat == "none" else 3)
-    weights = n_weights * jnp.dtype(cfg.dtype).itemsize / f.mesh["tensor"] * passes
+    weights = parameters(dims) * jnp.dtype(cfg.dtype).itemsize / f.mesh["tensor"] * passes
     moved = 2 * (f.params + f.optimizer) + 2 * f.params + weights
     bounds = {
         "compute": run / peak,
         "memory": moved / (chip.hbm_gbps * 1e9),
-        "links": sum(c.sent for c in f.collectives) / (chip.link_gbps * 1e9),
+        "links": f.peak and sum(c.sent for c in f.collectives) / (chip.link_gbps * 1e9),
     }
-    step = max(flops / (peak * mfu), *bounds.values())
+    step = max(flops / (peak * mfu), *(s or 0 for s in bounds.values()))
     days = steps and steps * step / 86400
     return {
         "tokens_per_step": tokens,
         "flops_per_step": flops,
         "flops_per_step_run": run,
-        "bounds_s": {name: round(s, 4) for name, s in bounds.items()},
+        "bounds_s": {name: s and round(s, 4) for name, s in bounds.items()},
         "mfu": mfu,
         "step_s": round(step, 4),
         "tokens_per_s": round(tokens / step),

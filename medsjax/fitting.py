@@ -3,6 +3,7 @@
 Sizes are bytes a chip.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,19 +125,15 @@ def nearest(cfg: Config, folder: Path, topology: str, tell: Callable[[Fit], None
 
     attempts: list[Fit] = []
     for slice_, mesh in _machines(cfg, topology):
-        try:
-            shape = make_mesh(*mesh, devices=topologies.devices(slice_)).shape
-            rungs = list(ladder(replace(cfg, run=replace(cfg.run, mesh=mesh)), shape["fsdp"]))
-            if (slice_, mesh) == (topology, cfg.run.mesh):
-                rungs = rungs[1:]
-            elif rungs and tried(rungs[0], slice_):
+        with contextlib.suppress(UserError):  # a mesh that does not divide the model
+            fsdp = make_mesh(*mesh, devices=topologies.devices(slice_)).shape["fsdp"]
+            rungs = list(ladder(replace(cfg, run=replace(cfg.run, mesh=mesh)), fsdp))
+            if slice_ != topology and rungs and tried(rungs[0], slice_):
                 return attempts[-1]
-            if not rungs or not tried(rungs[-1], slice_):
-                continue  # where the leanest does not fit, none does
-            leanest = attempts[-1]
-            return next((attempts[-1] for r in rungs[:-1] if tried(r, slice_)), leanest)
-        except UserError:  # a mesh that does not divide the model
-            continue
+            rungs = rungs[1:]  # more of `tensor` alone helps nothing: rows a chip grow with it
+            if rungs and tried(rungs[-1], slice_):  # where the leanest does not fit, none does
+                leanest = attempts[-1]
+                return next((attempts[-1] for r in rungs[:-1] if tried(r, slice_)), leanest)
     return None
 
 

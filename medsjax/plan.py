@@ -14,7 +14,7 @@ if __name__ == "__main__":  # read when jax and the compilers start, so before t
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
     os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     os.environ.update(TPU_ACCELERATOR_TYPE="v5litepod-4", TPU_WORKER_HOSTNAMES="localhost")
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import argparse
 import json
@@ -69,7 +69,7 @@ KEYS = {
     "flops_per_step": "6 a weight and token, and causal attention's products",
     "flops_per_step_run": "the same with what remat computes again",
     "bounds_s": "seconds of a step at least: compute at the peak of all chips, memory (state, "
-    "gradients and weights moved once), links (what the collectives send)",
+    "gradients and weights moved once), links (what the collectives send; null without a program)",
     "mfu": "flops_per_step a second over the chips' peak: the assumption of what follows",
     "step_s": "seconds of a step at that mfu, or the largest bound if that is longer",
     "tokens_per_s": "of all chips",
@@ -211,7 +211,8 @@ def flags(f: Fit, asked: Fit) -> str:
         }
 
     before = values(asked)
-    return " ".join(f"{k} {v}" for k, v in values(f).items() if v != before[k])
+    changed = {k: v for k, v in values(f).items() if v != before[k]}
+    return " ".join(f"{k}{' ' if ' ' in str(v) else '='}{v}" for k, v in changed.items())
 
 
 def show(r: dict) -> None:
@@ -241,7 +242,7 @@ def rows(r: dict) -> list[tuple[str, str]]:
     made = ", ".join(f"{k} {v}" for k, v in r["settings"].items())
     parts = f"parameters {r['params_gib']}, optimizer {r['optimizer_gib']}"
     rest = f"{known(r['temporaries_gib'], '{}')}, peak {known(r['peak_gib'], '{}')}"
-    bound = ", ".join(f"{name} {s:.3f} s" for name, s in r["bounds_s"].items())
+    bound = ", ".join(f"{name} {known(s, '{:.3f} s')}" for name, s in r["bounds_s"].items())
     run = f"{known(r['steps'], '{:,}')} steps, {known(r['days'], '{:,.2f}')} days"
     return [
         ("settings", made),
@@ -269,6 +270,8 @@ def main() -> None:
     topologies.chip(args.topology)
     if not 0 < args.mfu <= 1:
         raise UserError(f"--mfu {args.mfu}: a share of the peak, above 0 and at most 1")
+    if args.tokens is not None and args.tokens < 1:
+        raise UserError(f"--tokens {args.tokens}: the tokens of an epoch, 1 or more")
     if cfg.dtype == "float32":  # as in train
         jax.config.update("jax_default_matmul_precision", "highest")
     found = report(cfg, args.topology, args.mfu, args.tokens)
@@ -278,8 +281,13 @@ def main() -> None:
     sys.exit(0 if found["fits"] else 1)
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # one line, as for every other mistake
+        raise UserError(message.removeprefix("argument "))
+
+
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    p = Parser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     p.add_argument("--topology", help="the machine: v5e:4x8, h200, ...; a wrong one lists them")
     p.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed there")
     p.add_argument("--mfu", type=float, default=0.4, help="share of the peak for the estimates")
