@@ -33,6 +33,7 @@ def read(hlo: str) -> list[Collective]:
     """The collectives of a compiled program (`compiled.as_text()`), most bytes first."""
     parts = _HEAD.split(hlo)
     bodies = {name: text.splitlines() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    everyone = int((re.search(r"num_partitions=(\d+)", hlo) or [0, 1])[1])
     entry = re.search(rf"(?m)^ENTRY {_NAME} ", hlo).group(1)
     counts, sent = Counter(), Counter()
 
@@ -44,7 +45,8 @@ def read(hlo: str) -> list[Collective]:
             kind = opcode.removesuffix("-start")
             if kind in KINDS:
                 counts[kind] += times
-                sent[kind] += times * _sent(kind, result, opcode != kind, rest)
+                n = _group(rest, everyone)
+                sent[kind] += times * _sent(kind, result, opcode != kind, n)
             elif opcode == "while":
                 condition, body = _LOOP.search(rest).groups()
                 walk(body, times * _trips(rest, bodies[condition], bodies[body]))
@@ -59,14 +61,13 @@ def read(hlo: str) -> list[Collective]:
     return [Collective(kind, counts[kind], sent[kind]) for kind, _ in sent.most_common()]
 
 
-def _sent(kind: str, result: str, started: bool, rest: str) -> float:
-    """Bytes a chip sends for one collective by the cheapest algorithm."""
+def _sent(kind: str, result: str, started: bool, n: int) -> float:
+    """Bytes that each of n chips sends for one collective by the cheapest algorithm."""
     sizes = [
         math.prod(map(int, filter(None, dims.split(",")))) * _bits(dtype) / 8
         for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result)
     ]
     size = max(sizes, default=0) if started else sum(sizes)  # a start's result holds the operand
-    n = _group(rest)
     share = (n - 1) / n
     return {
         "all-gather": size * share,
@@ -81,13 +82,16 @@ def _bits(dtype: str) -> int:
     return BITS.get(dtype) or int(re.search(r"\d+|$", dtype).group() or 0)
 
 
-def _group(rest: str) -> int:
-    """Chips that take part together: replica_groups={{0,1},{2,3}} or [2,2]<=[4]."""
+def _group(rest: str, everyone: int) -> int:
+    """Chips that take part together: one of {{0,1},{2,3}}, [2,2]<=[4] or mesh['x'=2,'y'=2] {'y'}"""
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(found.group(1))
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(found.group(1).split(","))
-    return 2
+    if found := re.search(r"replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", found.group(2)))
+    return everyone
 
 
 def _trips(rest: str, condition: list[str], body: list[str]) -> int:

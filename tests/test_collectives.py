@@ -15,8 +15,8 @@ SUM = Collective("all-reduce", 1, 2 * 4096 * 7 / 8)  # 1024 float32 over eight d
 ALL = P()
 
 
-def compiled(body, shape=(1024,), spec=ALL, out=ALL) -> list[Collective]:
-    mesh = make_mesh(8, 1)
+def compiled(body, shape=(1024,), spec=ALL, out=ALL, tensor=1) -> list[Collective]:
+    mesh = make_mesh(8 // tensor, tensor)
     mapped = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=out, check_vma=False)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     return collectives.read(jax.jit(mapped).lower(x).compile().as_text())
@@ -63,6 +63,12 @@ CASES = {
         [Collective("collective-permute", 1, 512)],
         {"spec": P("fsdp"), "out": P("fsdp")},
     ),
+    "a sum over pairs": (
+        lambda x: jax.lax.psum(x, "tensor"),
+        [Collective("all-reduce", 1, 2 * 4096 / 2)],
+        {"tensor": 2},
+    ),
+    "a sum over both axes": (lambda x: jax.lax.psum(x, ("fsdp", "tensor")), [SUM], {"tensor": 2}),
     "all to all": (
         lambda x: jax.lax.all_to_all(x, "fsdp", 1, 0, tiled=True),
         [Collective("all-to-all", 1, 512 * 7 / 8)],
