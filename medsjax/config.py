@@ -10,10 +10,9 @@ import ast
 import contextlib
 import difflib
 import importlib.util
-import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,105 +20,10 @@ from typing import Any, Literal
 
 from medsjax import overrides
 from medsjax.errors import UserError
+from medsjax.settings import LoRA, Optim, Run, check, number, whole
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: configs/ lies beside this package."""
-
-
-def _check(part: Any, keys: str, ok: Callable[[Any], bool], rule: str) -> None:
-    """Refuse a value that breaks its rule. keys: dotted names, as in "run.keep run.workers"."""
-    for key in keys.split():
-        value = getattr(part, key.rpartition(".")[2])
-        if not ok(value):
-            raise UserError(f"config.{key}={value!r}: must be {rule}")
-
-
-def _whole(least: int) -> Callable[[Any], bool]:
-    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least
-
-
-def _number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-
-
-def _mesh(x: Any) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and all(map(_whole(0), x))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optim:
-    """AdamW under a linear warm-up and a cosine decay. The paper states only the learning rate."""
-
-    lr: float = 1e-5
-    """Peak learning rate."""
-    warmup: float = 0.03
-    """Share of all steps in which the learning rate rises linearly from 0."""
-    final: float = 0.1
-    """Share of lr at which the cosine ends."""
-    b1: float = 0.9
-    """AdamW's decay of the first moment."""
-    b2: float = 0.999
-    """AdamW's decay of the second moment."""
-    eps: float = 1e-8
-    """AdamW's epsilon, outside the square root."""
-    weight_decay: float = 0.0
-    """AdamW's decoupled weight decay."""
-    clip: float = 1.0
-    """Largest global norm of the gradients; above it they are scaled down."""
-    m_dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which AdamW's first moment is kept; bfloat16 saves two bytes a parameter."""
-    v_dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which AdamW's second moment is kept. bfloat16 stalls with b2 = 0.999: a step's change of
-    1/1000 is less than its rounding of 1/256, so v stays where it is; take b2 = 0.95 with it."""
-
-    def __post_init__(self) -> None:
-        rule = "a number above 0"
-        _check(self, "optim.lr optim.eps optim.clip", lambda x: _number(x) and x > 0, rule)
-        rule = "a number in 0 to 1"
-        _check(self, "optim.warmup optim.final", lambda x: _number(x) and 0 <= x <= 1, rule)
-        rule = "a number in 0 to 1, below 1"
-        _check(self, "optim.b1 optim.b2", lambda x: _number(x) and 0 <= x < 1, rule)
-        rule = "a number, 0 or more"
-        _check(self, "optim.weight_decay", lambda x: _number(x) and x >= 0, rule)
-        dtypes = ("float32", "bfloat16")
-        _check(self, "optim.m_dtype optim.v_dtype", lambda x: x in dtypes, f"one of {dtypes}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """How a run is operated. All of it may change when the run is resumed."""
-
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    save_every: int = 500
-    """Steps between checkpoints; the last step is always saved."""
-    keep: int = 2
-    """How many checkpoints stay on disk."""
-    eval_every: int = 0
-    """Steps between measurements of the held-out loss; 0: only at the start and the end."""
-    bench_at: Literal["none", "start", "end", "both"] = "both"
-    """When the benchmark is run."""
-    mesh: tuple[int, int] = (0, 0)
-    """Sizes of the (fsdp, tensor) axes; 0 takes what is left: all devices on fsdp."""
-    remat: Literal["full", "qkv_context", "none"] = "full"
-    """What of a layer the backward pass computes again: all (full: least memory, 1/3 more work),
-    all but attention and its inputs (qkv_context), or nothing (none)."""
-    accumulate: int = 1
-    """Parts into which a step's batch is cut to save memory; the gradient stays the same."""
-    workers: int = 0
-    """Grain worker processes that make batches; 0: threads."""
-    force_resume: bool = False
-    """Resume although a setting that is part of the run's identity has changed."""
-
-    def __post_init__(self) -> None:
-        keys = "run.log_every run.save_every run.keep run.accumulate"
-        _check(self, keys, _whole(1), "a whole number above 0")
-        _check(self, "run.eval_every run.workers", _whole(0), "a whole number, 0 or more")
-        _check(self, "run.mesh", _mesh, "two whole numbers, 0 or more")
-        moments = ("none", "start", "end", "both")
-        _check(self, "run.bench_at", lambda x: x in moments, f"one of {moments}")
-        choices = ("full", "qkv_context", "none")
-        _check(self, "run.remat", lambda x: x in choices, f"one of {choices}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,31 +48,33 @@ class Config:
     """Passes over the data."""
     seed: int = 0
     """Keys every random choice: order, shots, rewrites."""
-    optim: Optim = Optim()
+    optim: Optim = Optim()  # noqa: RUF009  (frozen)
     """The optimizer and its schedule."""
+    lora: LoRA = LoRA()  # noqa: RUF009  (frozen)
+    """Train adapters in place of all weights; lora.rank=0: all weights."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the computation; the master weights are float32."""
     workdir: str = ""
     """Where the run's files go; empty: runs/NAME of the config file."""
-    run: Run = Run()
+    run: Run = Run()  # noqa: RUF009  (frozen)
     """How the run is operated."""
 
     def __post_init__(self) -> None:
-        _check(self, "model", lambda x: isinstance(x, str) and x != "", "a folder or a hub name")
+        check(self, "model", lambda x: isinstance(x, str) and x != "", "a folder or a hub name")
         local = lambda x: isinstance(x, str) and "://" not in x  # noqa: E731
-        _check(self, "workdir", local, "a folder; mount a bucket and name its folder")
-        _check(self, "length", _whole(2), "a whole number above 1")
-        _check(self, "batch", _whole(1), "a whole number above 0")
-        _check(self, "seed", _whole(0), "a whole number, 0 or more")
-        _check(self, "epochs", lambda x: _number(x) and x > 0, "a number above 0")
-        _check(self, "dtype", lambda x: x in ("bfloat16", "float32"), "bfloat16 or float32")
+        check(self, "workdir", local, "a folder; mount a bucket and name its folder")
+        check(self, "length", whole(2), "a whole number above 1")
+        check(self, "batch", whole(1), "a whole number above 0")
+        check(self, "seed", whole(0), "a whole number, 0 or more")
+        check(self, "epochs", lambda x: number(x) and x > 0, "a number above 0")
+        check(self, "dtype", lambda x: x in ("bfloat16", "float32"), "bfloat16 or float32")
         parts = self.run.accumulate
-        _check(self, "batch", lambda x: x % parts == 0, f"divisible by run.accumulate={parts}")
+        check(self, "batch", lambda x: x % parts == 0, f"divisible by run.accumulate={parts}")
         rule = "a dataset: a dataclass with an open method"
-        _check(self, "data", lambda x: hasattr(x, "open"), rule)
-        _check(self, "heldout", lambda x: x is None or hasattr(x, "open"), rule)
+        check(self, "data", lambda x: hasattr(x, "open"), rule)
+        check(self, "heldout", lambda x: x is None or hasattr(x, "open"), rule)
         rule = "an evaluator: a dataclass that can be called"
-        _check(self, "bench", lambda x: x is None or callable(x), rule)
+        check(self, "bench", lambda x: x is None or callable(x), rule)
 
 
 def load(

@@ -16,8 +16,9 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from medsjax import cards, safetensors_io, sharding, verify, weights
+from medsjax import cards, lora, safetensors_io, sharding, verify, weights
 from medsjax.checkpoint import Checkpoints
+from medsjax.config import LoRA
 from medsjax.errors import UserError, run_main
 from medsjax.hf_config import config_for, generation_config, read_config
 from medsjax.hub import resolve
@@ -163,6 +164,7 @@ def from_run(workdir: Path, step: int | None, mesh: Mesh) -> tuple[Llama, Tokeni
             json.loads((workdir / name).read_text()) for name in ("config.json", "identity.json")
         )
         base, tokenizer, fingerprint = run["model"], run["tokenizer"], who["tokenizer"]
+        settings = run.get("lora") or {"rank": 0}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{workdir}: not a run's folder: its config.json or identity.json does not read "
@@ -176,11 +178,27 @@ def from_run(workdir: Path, step: int | None, mesh: Mesh) -> tuple[Llama, Tokeni
             "the base that its config.json names"
         )
     checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
-    step, (model,) = checkpoints.restore(
-        (abstract(folder, mesh, "float32", "float32"),), step, part=True
-    )
+    trained = abstract(folder, mesh, "float32", "float32")
+    if settings["rank"]:
+        settings = {
+            "targets": tuple(settings["targets"]),
+            **{k: settings[k] for k in ("rank", "alpha")},
+        }
+        trained = lora.abstract(trained, LoRA(**settings), mesh)
+    step, (model,) = checkpoints.restore((trained,), step, part=True)
     checkpoints.close()
+    if settings["rank"]:
+        model = merged(folder, mesh, model)
     return model, opened, stored_dtype(folder), step
+
+
+def merged(folder: Path, mesh: Mesh, adapters: lora.Adapters) -> Llama:
+    """A folder's model in float32 with adapters in its weights."""
+    model = abstract(folder, mesh, "float32", "float32")
+    weights.fill(model, inspect(folder)[0])
+    with jax.set_mesh(mesh):
+        lora.fold(model, adapters)
+    return model
 
 
 def _split_run(source: str) -> tuple[Path, int | None] | None:

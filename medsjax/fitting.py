@@ -12,13 +12,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from medsjax import collectives, convert, input_pipeline, optim, topologies
+from medsjax import collectives, input_pipeline, optim, topologies
 from medsjax.collectives import Collective
 from medsjax.config import Config
 from medsjax.errors import UserError
 from medsjax.model import Dims
 from medsjax.sharding import batch_sharding, make_mesh
-from medsjax.train import abstract_state, check_rows, jit_step
+from medsjax.step import abstract_start, jit_step
+from medsjax.train import check_rows
 
 GIB = 2**30
 STEPS = 1000  # of the schedule, whose length changes no shape
@@ -52,15 +53,15 @@ def fit(cfg: Config, folder: Path, topology: str) -> Fit:
     mesh = make_mesh(*cfg.run.mesh, devices=devices)
     check_rows(cfg, mesh)
     optimizer = optim.make(cfg.optim, STEPS)
-    state = abstract_state(convert.abstract(folder, mesh, "float32", cfg.dtype), optimizer, mesh)
+    state, base = abstract_start(cfg, folder, optimizer, mesh)
     batch = abstract_batch(cfg, mesh)
     found = Fit(
         cfg=cfg,
         topology=topology,
         device_kind=devices[0].device_kind,
         mesh=dict(mesh.shape),
-        dims=state[0].dims,
-        params=bytes_a_chip(state[0]),
+        dims=(base or state[0]).dims,
+        params=bytes_a_chip((state[0], base)),
         optimizer=bytes_a_chip(state[1]),
         batch=bytes_a_chip(batch),
     )
@@ -68,7 +69,7 @@ def fit(cfg: Config, folder: Path, topology: str) -> Fit:
         return replace(found, why=f"parameters and optimizer alone take {held / GIB:.1f} GiB")
     with jax.set_mesh(mesh):
         update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
-        lowered = update.lower(*state, batch)
+        lowered = update.lower(*state, batch, base)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -24,11 +24,14 @@ PEAK_FLOPS = {
 }
 
 
-def train_flops(dims: Dims, length: int) -> float:
-    """FLOPs to train a token in a row of `length`: 6 a weight, and causal attention's products."""
+def train_flops(dims: Dims, length: int, frozen: bool = False) -> float:
+    """FLOPs to train a token in a row of `length`: 6 a weight, and causal attention's products.
+
+    `frozen`: 4 a weight, whose own gradient is not made.
+    """
     D, F, N, K, H = dims.D, dims.F, dims.N, dims.K, dims.H
     per_layer = D * H * (2 * N + 2 * K) + 3 * D * F
-    return 6 * (dims.L * per_layer + dims.V * D) + 6 * dims.L * N * H * length
+    return (4 if frozen else 6) * (dims.L * per_layer + dims.V * D) + 6 * dims.L * N * H * length
 
 
 def mfu(tokens_per_second: float, flops_per_token: float) -> float | None:

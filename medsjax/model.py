@@ -169,15 +169,22 @@ class Llama(nnx.Module):
         output_VD = self.output_VD.astype(x_BTD.dtype)
         return jnp.einsum("BTD,VD->BTV", x_BTD, output_VD, preferred_element_type=jnp.float32)
 
-    def hidden(self, tokens_BT, positions_BT, segments_BT, *, remat="none") -> jax.Array:
+    def hidden(
+        self, tokens_BT, positions_BT, segments_BT, *, remat="none", adapt=None
+    ) -> jax.Array:
         """Final normalised hidden states [B, T, D].
 
         `remat`: "full" keeps only each layer's input and recomputes the rest backward;
         "qkv_context" also keeps q, k, v and what attention gives; "none" keeps all.
+        `adapt`: (a function block, its part -> block; the parts, stacked), applied to each layer.
         """
         rope = rope_angles(positions_BT, self.dims)
 
-        def layer(x_BTD, block):
+        change, parts = adapt or (None, None)
+
+        def layer(x_BTD, block_and_part):
+            block, part = block_and_part
+            block = change(block, part) if adapt else block
             return block(x_BTD, rope, segments_BT)[0], None
 
         if remat != "none":
@@ -186,10 +193,10 @@ class Llama(nnx.Module):
             layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
         x_BTD = constrain(self.embed(tokens_BT), "fsdp", None, None)
         if isinstance(self.blocks, Block):
-            x_BTD, _ = jax.lax.scan(layer, x_BTD, self.blocks)
+            x_BTD, _ = jax.lax.scan(layer, x_BTD, (self.blocks, parts))
         else:
             for block in self.blocks:
-                x_BTD, _ = layer(x_BTD, block)
+                x_BTD, _ = layer(x_BTD, (block, None))
         return rms_norm(x_BTD, self.norm_D[...], eps=self.dims.norm_eps)
 
     def unstack(self) -> None:

@@ -15,21 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from medsjax import cards, config, convert, hosts, input_pipeline, metrics, optim, packing
+from medsjax import cards, config, convert, hosts, input_pipeline, lora, metrics, optim, packing
 from medsjax import workdir as workdirs
-from medsjax.accumulate import add_gradients
-from medsjax.checkpoint import Checkpoints, flat
+from medsjax.checkpoint import Checkpoints
 from medsjax.errors import UserError, run_main
 from medsjax.hosts import Hosts
-from medsjax.loss import nll_sum
 from medsjax.model import Llama
 from medsjax.sharding import batch_sharding, host_rows, make_mesh
+from medsjax.step import abstract_start, init_opt, jit_step, loss_sum
 from medsjax.tokenizer import Tokenizer
 
 CACHE = Path("runs/cache")
@@ -73,76 +69,6 @@ class Plan:
         )
 
 
-def loss_sum(model: Llama, batch: dict, remat: str) -> jax.Array:
-    """Summed negative log-likelihood of a packed batch's targets, float32."""
-    x_BTD = model.hidden(
-        batch["tokens_BT"], batch["positions_BT"], batch["segments_BT"], remat=remat
-    )
-    return nll_sum(x_BTD, model.output_VD, batch["targets_BT"], batch["loss_mask_BT"])
-
-
-def train_step(model: Llama, opt_state, batch: dict, *, optimizer, accumulate: int, remat: str):
-    """One update: loss = summed NLL / targets of the whole batch (the paper's equation 2).
-
-    `accumulate` splits the rows into that many parts, whose gradients are summed in float32 before
-    the one division, so the result does not depend on it.
-    """
-    value_and_grad = jax.value_and_grad(partial(loss_sum, remat=remat))
-    if accumulate == 1:
-        total, grads = value_and_grad(model, batch)
-    else:
-
-        def part(carry, micro):
-            if remat == "full":  # what it does anyway, and no second buffer of the gradients' size
-                return add_gradients(model, *carry, micro), None
-            return jax.tree.map(jnp.add, carry, value_and_grad(model, micro)), None
-
-        def split(a_BT):  # strided rows: each part has its share of every device's rows
-            return a_BT.reshape(-1, accumulate, a_BT.shape[1]).swapaxes(0, 1)
-
-        zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, model))
-        (total, grads), _ = jax.lax.scan(part, zeros, jax.tree.map(split, batch))
-    targets = jnp.maximum(batch["loss_mask_BT"].sum(), 1)
-    grads = jax.tree.map(lambda g: g / targets, grads)
-    updates, opt_state = optimizer.update(grads, opt_state, model)
-    seen = {
-        "loss": total / targets,
-        "grad_norm": optax.global_norm(grads),
-        "tokens": (batch["segments_BT"] > 0).sum(),
-        "targets": batch["loss_mask_BT"].sum(),
-    }
-    return optax.apply_updates(model, updates), opt_state, seen
-
-
-def abstract_state(model: Llama, optimizer, mesh: Mesh):
-    """(model, optimizer state) as shapes with shardings; moments lie where their parameters do."""
-    specs = {name: leaf.sharding.spec for name, leaf in flat(model).items()}
-    opt_state = jax.eval_shape(optimizer.init, model)
-
-    def place(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        spec = next((s for n, s in specs.items() if name.endswith(f".{n}")), P())
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
-
-    return model, jax.tree_util.tree_map_with_path(place, opt_state)
-
-
-def init_opt(optimizer, abstract_opt, model: Llama):
-    """Zero moments, made where they belong."""
-    shardings = jax.tree.map(lambda a: a.sharding, abstract_opt)
-    return jax.jit(optimizer.init, out_shardings=shardings)(model)
-
-
-def jit_step(state, optimizer, accumulate: int, remat: str):
-    """The compiled update; `state` fixes what goes out where it came in, and is donated."""
-    shardings = jax.tree.map(lambda a: a.sharding, state)
-    return jax.jit(
-        partial(train_step, optimizer=optimizer, accumulate=accumulate, remat=remat),
-        donate_argnums=(0, 1),
-        out_shardings=(*shardings, None),
-    )
-
-
 class Heldout:
     """Mean loss over a held-out set: one pass, one number."""
 
@@ -150,14 +76,15 @@ class Heldout:
         self.plan = Plan.of(dataset, tokenizer, cfg, "held-out")
         self.rows = cfg.batch // cfg.run.accumulate  # what fits in training, fits here
         self.mesh = mesh
-        self.step = jax.jit(lambda m, b: (loss_sum(m, b, "none"), b["loss_mask_BT"].sum()))
+        loss = partial(loss_sum, remat="none")
+        self.step = jax.jit(lambda m, b, base: (loss(m, b, base=base), b["loss_mask_BT"].sum()))
 
-    def __call__(self, model: Llama) -> float:
+    def __call__(self, model, base: Llama | None = None) -> float:
         total = targets = 0.0
         p = self.plan
         shape = {"length": p.length, "batch": self.rows, **host_rows(self.mesh)}
         for batch in input_pipeline.heldout_batches(p.source, p.rows, p.lengths, **shape):
-            nll, n = self.step(model, input_pipeline.put(batch, batch_sharding(self.mesh)))
+            nll, n = self.step(model, input_pipeline.put(batch, batch_sharding(self.mesh)), base)
             total, targets = total + float(nll), targets + float(n)
         return total / max(targets, 1.0)
 
@@ -201,6 +128,9 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
     bench(cfg, folder, "start", 0)
     with told_if_too_big(cfg):
         model = fit(cfg, us, plan, heldout, steps, mesh, folder)
+    if cfg.lora.rank:
+        lora.save(model, cfg.lora, cfg.model, workdir / "adapter", us.index == 0)
+        model = convert.merged(folder, mesh, model)
     stored = convert.stored_dtype(folder)
     convert.save(model, tokenizer, workdir / "hf", stored, cards.of_run(workdir, steps))
     us.say(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
@@ -251,29 +181,34 @@ def bench(cfg: config.Config, folder: Path, at: str, step: int) -> None:
 
 
 def begin(cfg: config.Config, us: Hosts, checkpoints, state, optimizer, mesh, folder: Path):
-    """(steps done, model, optimizer state): those of the last checkpoint, or the start weights."""
+    """(steps done, what is trained, optimizer state, base of adapters or None): those of the last
+    checkpoint, or the start weights. A base is never in a checkpoint."""
     us.agree("checkpoint", {"the last checkpoint": checkpoints.latest})
+    base, tokenizer = None, {"tokenizer": cfg.tokenizer}
+    if cfg.lora.rank:
+        base, _ = convert.load(folder, mesh, cfg.dtype, **tokenizer)
     if checkpoints.latest is None:
-        kinds = {"compute_dtype": cfg.dtype, "tokenizer": cfg.tokenizer}
-        model, _ = convert.load(folder, mesh, "float32", **kinds)
-        return 0, model, init_opt(optimizer, state[1], model)
+        if base is None:
+            kinds = {"compute_dtype": cfg.dtype, **tokenizer}
+            model, _ = convert.load(folder, mesh, "float32", **kinds)
+        else:
+            model = lora.init(state[0], cfg.seed)
+        return 0, model, init_opt(optimizer, state[1], model), base
     start, (model, opt_state) = checkpoints.restore(state)
     us.say(f"{cfg.workdir}: resuming after step {start}")
-    return start, model, opt_state
+    return start, model, opt_state, base
 
 
-def fit(
-    cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Mesh, folder: Path
-) -> Llama:
-    """The training loop, from the last checkpoint if there is one; gives the trained model."""
+def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Mesh, folder: Path):
+    """The training loop, from the last checkpoint if there is one; gives what is trained."""
     workdir, optimizer = Path(cfg.workdir), optim.make(cfg.optim, steps)
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep)
-    state = abstract_state(convert.abstract(folder, mesh, "float32", cfg.dtype), optimizer, mesh)
+    state, _ = abstract_start(cfg, folder, optimizer, mesh)
     if us.index == 0:
         workdirs.check_space(workdir, state, cfg.run.keep)
     update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
     with jax.set_mesh(mesh):
-        start, model, opt_state = begin(cfg, us, checkpoints, state, optimizer, mesh, folder)
+        start, model, opt_state, base = begin(cfg, us, checkpoints, state, optimizer, mesh, folder)
         if start > steps:
             raise UserError(
                 f"{workdir}: its last checkpoint is step {start}, the run asked for ends at "
@@ -284,10 +219,10 @@ def fit(
             *(start, steps, cfg.run.log_every),
             rate=optim.schedule(cfg.optim, steps),
             rows_per_epoch=len(plan.rows) / cfg.batch,
-            flops=metrics.train_flops(model.dims, cfg.length),
+            flops=metrics.train_flops((base or model).dims, cfg.length, base is not None),
         )
         if start == 0 and heldout:
-            log.write({"step": 0, "heldout_loss": heldout(model)})
+            log.write({"step": 0, "heldout_loss": heldout(model, base)})
         batches = input_pipeline.batches(
             *(plan.source, plan.rows, plan.lengths),
             **{"length": plan.length, "batch": plan.batch, "epochs": cfg.epochs, "seed": cfg.seed},
@@ -298,7 +233,7 @@ def fit(
             for step, batch in enumerate(batches, start + 1):
                 placed = input_pipeline.put(batch, batch_sharding(mesh))
                 before = seen
-                model, opt_state, seen = update(model, opt_state, placed)
+                model, opt_state, seen = update(model, opt_state, placed, base)
                 stop = us.sigterm.reached(step)
                 jax.block_until_ready(before)  # else SIGTERM would find many steps under way
                 every = cfg.run.eval_every
@@ -306,7 +241,7 @@ def fit(
                 save = stop or step == steps or step % cfg.run.save_every == 0
                 row = log.step(step, seen, batch["n_examples"], force=measure or save)
                 if row and measure:
-                    row["heldout_loss"] = heldout(model)
+                    row["heldout_loss"] = heldout(model, base)
                 if row:
                     log.write(row)
                 if save:

@@ -30,6 +30,7 @@ def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> 
         "data": source.fingerprint,
         **{k: getattr(cfg, k) for k in ("length", "batch", "epochs", "seed", "dtype")},
         **{f"optim.{k}": v for k, v in dataclasses.asdict(cfg.optim).items()},
+        **({f"lora.{k}": v for k, v in config.to_dict(cfg.lora).items()} if cfg.lora.rank else {}),
     }
 
 

@@ -17,6 +17,7 @@ import jax
 import pytest
 
 from medsjax import bounds, convert, fitting, metrics, optim, plan, topologies, train
+from medsjax import step as steps
 from medsjax.config import Config, Optim, Run
 from medsjax.errors import UserError, run_main
 from medsjax.hf_config import read_config
@@ -82,8 +83,8 @@ def test_parts_are_the_bytes_that_a_real_state_has_on_a_device(real):
     f, folder = real
     mesh, optimizer = make_mesh(8, 1), optim.make(Optim(), 10)
     model, _ = convert.load(folder, mesh, "float32")
-    state = train.abstract_state(model, optimizer, mesh)
-    opt = train.init_opt(optimizer, state[1], model)
+    state = steps.abstract_state(model, optimizer, mesh)
+    opt = steps.init_opt(optimizer, state[1], model)
 
     def on_first(tree) -> int:
         shards = [a.addressable_shards[0].data for a in jax.tree.leaves(tree)]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from medsjax import checkpoint, convert, input_pipeline, optim, packing, train, workdir
+from medsjax import step as steps
 from medsjax.config import Config, Optim, Run
 from medsjax.errors import UserError
 from medsjax.sharding import batch_sharding, make_mesh, one_device
@@ -72,7 +73,7 @@ def losses(workdir) -> list[tuple[int, float]]:
 
 
 def sums_and_grads(model, batch):
-    f = jax.jit(jax.value_and_grad(partial(train.loss_sum, remat="none")))
+    f = jax.jit(jax.value_and_grad(partial(steps.loss_sum, remat="none")))
     return f(model, {k: v for k, v in batch.items() if k.endswith("_BT")})
 
 
@@ -91,7 +92,7 @@ def test_remat_changes_no_gradient(model):
     batch = {k: v for k, v in batch.items() if k.endswith("_BT")}
     grads, memory = {}, {}
     for remat in ("full", "qkv_context", "none"):
-        grad = jax.jit(jax.grad(partial(train.loss_sum, remat=remat))).lower(model, batch).compile()
+        grad = jax.jit(jax.grad(partial(steps.loss_sum, remat=remat))).lower(model, batch).compile()
         grads[remat] = grad(model, batch)
         memory[remat] = grad.memory_analysis().temp_size_in_bytes
     for remat in ("full", "qkv_context"):
@@ -109,12 +110,12 @@ def test_bfloat16_compute_updates_a_float32_master(tiny_folder):
     assert model.hidden(*inputs).dtype == "bfloat16" and model(*inputs).dtype == "float32"
 
     optimizer = optim.make(Optim(lr=1e-5, warmup=0.0), 10)
-    step = partial(train.train_step, optimizer=optimizer, remat="none")
+    step = partial(steps.train_step, optimizer=optimizer, remat="none")
     tuned, opt_state, seen = jax.jit(partial(step, accumulate=2))(
         model, optimizer.init(model), batch
     )
     np.testing.assert_allclose(
-        seen["loss"] * seen["targets"], train.loss_sum(kept, batch, "none"), rtol=1e-2
+        seen["loss"] * seen["targets"], steps.loss_sum(kept, batch, "none"), rtol=1e-2
     )
     assert {a.dtype.name for a in jax.tree.leaves(tuned)} == {"float32"}
     assert {a.dtype.name for a in jax.tree.leaves(opt_state)} <= {"float32", "int32"}
@@ -127,8 +128,8 @@ def run_steps(tiny_folder, mesh, accumulate: int, n: int = 5):
     """Losses of n steps over the same batches, and the last state."""
     optimizer = optim.make(Optim(lr=1e-2), n)
     abstract = convert.abstract(Path(tiny_folder), mesh, "float32", "float32")
-    state = train.abstract_state(abstract, optimizer, mesh)
-    update = train.jit_step(state, optimizer, accumulate, remat="full")
+    state = steps.abstract_state(abstract, optimizer, mesh)
+    update = steps.jit_step(state, optimizer, accumulate, remat="full")
     source = RepeatSource(Repeat(), abstract.dims.V, 0)
     lengths = np.array([len(source[i][0]) for i in range(len(source))])
     settings = {"length": 32, "batch": 8, "epochs": 9.0, "seed": 0, "workers": 0}
@@ -138,7 +139,7 @@ def run_steps(tiny_folder, mesh, accumulate: int, n: int = 5):
     seen = []
     with jax.set_mesh(mesh):
         model, _ = convert.load(tiny_folder, mesh, "float32")
-        opt_state = train.init_opt(optimizer, state[1], model)
+        opt_state = steps.init_opt(optimizer, state[1], model)
         for _, batch in zip(range(n), batches, strict=False):
             placed = input_pipeline.put(batch, batch_sharding(mesh))
             model, opt_state, out = update(model, opt_state, placed)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from medsjax import config, convert, input_pipeline, metrics, optim, train
+from medsjax import step as steps
 from medsjax.sharding import batch_sharding, make_mesh, one_device
 
 pytestmark = pytest.mark.slow
@@ -80,14 +81,14 @@ def demo_losses(mesh, n: int = 5) -> list[float]:
     plan = train.Plan.of(cfg.data, tokenizer, cfg, "data")
     optimizer = optim.make(cfg.optim, 300)
     abstract = convert.abstract(folder, mesh, "float32", "float32")
-    state = train.abstract_state(abstract, optimizer, mesh)
-    update, seen = train.jit_step(state, optimizer, 1, remat="none"), []
+    state = steps.abstract_state(abstract, optimizer, mesh)
+    update, seen = steps.jit_step(state, optimizer, 1, remat="none"), []
     settings = {"length": cfg.length, "batch": cfg.batch, "epochs": 1.0, "seed": 0}
     hosts = {"start_step": 0, "process_index": 0, "process_count": 1, "workers": 0}
     batches = input_pipeline.batches(plan.source, plan.rows, plan.lengths, **settings, **hosts)
     with jax.set_mesh(mesh):
         model, _ = convert.load(folder, mesh, "float32")
-        opt_state = train.init_opt(optimizer, state[1], model)
+        opt_state = steps.init_opt(optimizer, state[1], model)
         for _, batch in zip(range(n), batches, strict=False):
             placed = input_pipeline.put(batch, batch_sharding(mesh))
             model, opt_state, out = update(model, opt_state, placed)
