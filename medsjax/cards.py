@@ -3,11 +3,17 @@
 import hashlib
 import json
 import os
+import re
+from collections.abc import Collection
 from pathlib import Path
 
+from tqdm import tqdm
+
 from medsjax import metrics
+from medsjax.errors import UserError
 
 NAMES = CARD, MANIFEST = "README.md", "manifest.sha256"
+CHECK = f"`sha256sum -c {MANIFEST}` checks the files."
 LICENCES = """\
 ## Licences
 
@@ -24,7 +30,7 @@ For research. Not a medical device; its answers may be wrong and are no medical 
 def plain(base: str = "", what: str = "weights") -> str:
     """The card of a folder that was converted, not trained."""
     lead = f"{what.capitalize()}, from {_named(base)}" if base else "Weights"
-    return f"{_head(base)}\n{lead}, written by medsjax.\n\n{LICENCES}"
+    return f"{_head(base)}\n{lead}, written by medsjax. {CHECK}\n\n{LICENCES}"
 
 
 def of_run(workdir: Path, step: int) -> str:
@@ -33,7 +39,7 @@ def of_run(workdir: Path, step: int) -> str:
     who = _json(workdir / "identity.json")
     lines = [
         _head(base),
-        f"{_named(base)}, tuned with medsjax for {step} steps.",
+        f"{_named(base)}, tuned with medsjax for {step} steps. {CHECK}",
         "",
         "| what | value |",
         "|---|---|",
@@ -73,18 +79,54 @@ def _scores(scores: dict) -> list[str]:
 def put(folder: Path, card: str) -> None:
     """Write README.md, and into manifest.sha256 the sha256 of every file not yet listed there.
 
-    `sha256sum -c manifest.sha256` checks the folder.
+    `sha256sum -c manifest.sha256` checks the folder, and so does `check`.
     """
     _replace(folder / CARD, card)
-    manifest = folder / MANIFEST
-    lines = manifest.read_text().splitlines() if manifest.is_file() else []
-    known = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    known = _listed(folder)
     known.pop(CARD, None)
-    for path in sorted(folder.iterdir()):
-        if path.name not in (*known, MANIFEST):
-            with open(path, "rb") as file:
-                known[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    _replace(manifest, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
+    rest = {path.name for path in folder.iterdir()} - {*known, MANIFEST}
+    known |= _sha256(folder, sorted(rest))
+    _replace(folder / MANIFEST, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
+
+
+def check(folder: Path) -> None:
+    """Compare a folder with its manifest; raises UserError that names the files that differ."""
+    listed = _listed(folder)
+    for name in listed:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / MANIFEST}: lists {name}, which is not there; copy it again")
+    found = _sha256(folder, listed)
+    wrong = [name for name, digest in listed.items() if found[name] != digest]
+    if wrong:
+        raise UserError(
+            f"{folder}: {', '.join(wrong)} differs from {MANIFEST} there; copy the folder again "
+            f"from where it is whole, or delete {MANIFEST} if you changed it on purpose"
+        )
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Name -> sha256, by a folder's manifest; empty where there is none."""
+    path = folder / MANIFEST
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = [re.fullmatch(r"([0-9a-f]{64})  ([^/]+)", line) for line in lines]
+    if None in found:
+        raise UserError(f"{path}: line {found.index(None) + 1} is no `sha256  name`; delete it")
+    return {match[2]: match[1] for match in found}
+
+
+def _sha256(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """Name -> sha256 of the file."""
+    size, digests = sum((folder / name).stat().st_size for name in names), {}
+    look = {"unit": "B", "unit_scale": True, "leave": False, "disable": size < 1e9}
+    with tqdm(total=size, desc="sha256", **look) as bar:
+        for name in names:
+            digest = hashlib.sha256()
+            with open(folder / name, "rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+                    bar.update(len(block))
+            digests[name] = digest.hexdigest()
+    return digests
 
 
 def _replace(path: Path, text: str) -> None:
@@ -97,7 +139,7 @@ def _head(base: str) -> str:
     """The hub's front matter and a title."""
     hub = f"base_model: {base}\n" if _on_hub(base) else ""
     return f"---\nlibrary_name: transformers\nlicense: other\n{hub}tags: [medsjax]\n---\n\n# " + (
-        f"{Path(base).name}, by medsjax\n" if base else "A model written by medsjax\n"
+        f"{_last(base)}, by medsjax\n" if base else "A model written by medsjax\n"
     )
 
 
@@ -105,7 +147,13 @@ def _named(base: str) -> str:
     """A hub name as a link; of a folder only the last part, as the rest is nobody's business."""
     if _on_hub(base):
         return f"[{base}](https://huggingface.co/{base})"
-    return _code(Path(base).resolve().name)
+    return _code(_last(base))
+
+
+def _last(base: str) -> str:
+    """A name of a model without its folder; a run's export, RUN/hf, has the run's."""
+    path = Path(base).resolve()
+    return path.parent.name if path.name == "hf" else path.name
 
 
 def _on_hub(base: str) -> bool:

@@ -4,11 +4,14 @@ python -m medsjax.convert SRC DST [--dtype float32|bfloat16] [--random SEED] [--
 """
 
 import argparse
+import contextlib
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -29,7 +32,6 @@ from medsjax.tokenizer import Tokenizer
 from medsjax.weights import expected
 
 GENERATION, EMBED = "generation_config.json", "model.embed_tokens.weight"
-ABANDONED = 24 * 3600  # seconds after which a half-written export is nobody's
 
 
 def load(
@@ -131,10 +133,12 @@ def save(
 
 def _write(out: Path, shapes, dtypes, fetch, files: dict[str, bytes], card: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    for old in out.parent.glob(f".{out.name}-*"):  # of an export that was killed
-        if time.time() - old.stat().st_mtime > ABANDONED:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temp:
+    prefix = f".{out.name}.part-"
+    for left in out.parent.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(FileNotFoundError), _held(left) as alone:
+            if alone:  # an export that was killed
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=prefix) as temp, _held(temp):
         folder = Path(temp) / "hf"
         folder.mkdir()
         safetensors_io.write(folder, shapes, dtypes, fetch)
@@ -144,6 +148,21 @@ def _write(out: Path, shapes, dtypes, fetch, files: dict[str, bytes], card: str)
         if out.exists():
             os.rename(out, Path(temp) / "old")
         os.rename(folder, out)
+
+
+@contextlib.contextmanager
+def _held(folder: str | Path) -> Iterator[bool]:
+    """Lock a folder until the block ends or the process dies; whether no other has it locked."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except OSError:  # another has it, or a mounted bucket knows no locks
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(handle)
 
 
 def stored_dtype(folder: Path) -> str:
@@ -213,32 +232,41 @@ def _split_run(source: str) -> tuple[Path, int | None] | None:
     return Path(name), int(step)
 
 
-def _convert(source: str, out: str, dtype: str | None, seed: int | None) -> Llama:
-    """Write `source` (folder, hub name or run) as an HF folder; the model that was written."""
+def _convert(source: str, out: str, dtype: str | None, seed: int | None) -> None:
+    """Write `source` (folder, hub name or run) as an HF folder."""
     run = _split_run(source)
     if run and seed is None:
         model, tokenizer, stored, step = from_run(*run, one_device())
-        save(model, tokenizer, out, dtype or stored, cards.of_run(run[0], step))
-        return model
+        return save(model, tokenizer, out, dtype or stored, cards.of_run(run[0], step))
     folder = resolve(source)
     if seed is not None:
         model, tokenizer = random(folder, seed, dtype or "float32")
-        save(model, tokenizer, out, card=cards.plain(source, f"random weights, seed {seed}"))
-        return model
+        return save(model, tokenizer, out, card=cards.plain(source, f"random weights, seed {seed}"))
     entries, _ = inspect(folder)
     kept = {name: _stored(entries[name]) for name in expected(read_config(folder)[1])}
     exact = kept[EMBED] if len(set(kept.values())) == 1 else "float32"
     model, tokenizer = load(folder, dtype=dtype or exact)
-    what = f"weights in {dtype}" if dtype else "the same weights"
+    same = dtype is None and all(entries[name].dtype != "F64" for name in kept)
+    what = "the same weights" if same else f"weights in {dtype or 'float32'}"
     save(model, tokenizer, out, dtype or kept, cards.plain(source, what))
-    return model
+
+
+def _verify(out: Path) -> None:
+    """Check an export's bytes, then its logits; one float32 copy of it in memory at a time."""
+    cards.check(out)
+    model, tokenizer = load(out, dtype="float32")
+    ids_BT = verify.random_ids(tokenizer.vocab_size)
+    logits_BTV = verify.logits(model, ids_BT)
+    del model
+    print(f"{out}: {verify.against_transformers(logits_BTV, ids_BT, out)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m medsjax.convert",
         description="Write a Llama checkpoint as an HF folder that transformers and vLLM load, "
-        "checked tensor by tensor; without --dtype every tensor keeps its bits. Works on the CPU.",
+        "checked tensor by tensor; without --dtype every tensor keeps its bits (float64 becomes "
+        "float32). Works on the CPU. `sha256sum -c manifest.sha256`, in DST, checks its files.",
     )
     parser.add_argument(
         "source", metavar="SRC", help="HF folder, hub name, or a run: its last checkpoint, RUN@STEP"
@@ -253,8 +281,9 @@ def main() -> None:
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="load DST here and in transformers, both in float32, and print the largest difference "
-        "of their logits and the KL (needs torch, and 4 bytes a parameter of host memory)",
+        help="check each file of SRC and DST against manifest.sha256 there, then load DST here and "
+        "in transformers, both in float32, and print the largest difference of their logits and "
+        "the KL (needs torch, and 4 bytes a parameter of host memory)",
     )
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be taken, and is not needed
@@ -262,17 +291,15 @@ def main() -> None:
         raise UserError(f"{args.out}: exists already; name a new folder")
     if args.verify:
         verify.need_torch()
-    model = _convert(args.source, args.out, args.dtype, args.random)
-    size = sum(f.stat().st_size for f in Path(args.out).iterdir())
-    print(
-        f"{args.out}: {len(expected(model.dims))} tensors, {stored_dtype(Path(args.out))}, "
-        f"{size / 1e6:.1f} MB"
-    )
-    del model
+        if (Path(args.source) / cards.MANIFEST).is_file():
+            cards.check(Path(args.source))
+    _convert(args.source, args.out, args.dtype, args.random)
+    out = Path(args.out)
+    size = sum(f.stat().st_size for f in out.iterdir())
+    n = len(safetensors_io.entries(out))
+    print(f"{out}: {n} tensors, {stored_dtype(out)}, {size / 1e6:.1f} MB")
     if args.verify:
-        print(
-            f"{args.out}: {verify.against_transformers(*load(args.out, dtype='float32'), args.out)}"
-        )
+        _verify(out)
 
 
 if __name__ == "__main__":

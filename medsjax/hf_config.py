@@ -1,7 +1,8 @@
 """A checkpoint's config.json as Dims, and as an export's config.json and generation_config.json."""
 
 import json
-import warnings
+import sys
+from functools import cache
 from pathlib import Path
 
 from medsjax.errors import UserError
@@ -29,9 +30,12 @@ def read_config(folder: Path) -> tuple[str, Dims]:
         if c.get(key, wanted) != wanted:
             raise UserError(f"{path}: {key}={c[key]!r} is not supported; it must be {wanted!r}")
     try:
-        return text, _dims(c)
+        dims, theta = _dims(c), _theta(c)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: missing or broken entry ({error!r})") from None
+    if theta is None:
+        _say(f"{path}: has no rope_theta; transformers' default, {OLD_THETA:g}, is taken")
+    return text, dims
 
 
 def _dims(c: dict) -> Dims:
@@ -39,11 +43,7 @@ def _dims(c: dict) -> Dims:
     kv_heads = int(c.get("num_key_value_heads") or heads)
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"num_key_value_heads={kv_heads} does not divide {heads} query heads")
-    # transformers 5 moves rope_theta and rope_scaling into rope_parameters
-    rope = {**(c.get("rope_scaling") or {}), **(c.get("rope_parameters") or {})}
-    theta = rope.get("rope_theta", c.get("rope_theta"))
-    if theta is None:
-        warnings.warn(f"config.json has no rope_theta; {OLD_THETA:g} is taken", stacklevel=3)
+    theta = _theta(c)
     return Dims(
         V=_size(c, "vocab_size"),
         D=width,
@@ -53,10 +53,25 @@ def _dims(c: dict) -> Dims:
         K=kv_heads,
         H=int(c.get("head_dim") or width // heads),
         rope_theta=float(OLD_THETA if theta is None else theta),
-        rope_scaling=_rope_scaling(rope),
+        rope_scaling=_rope_scaling(_rope(c)),
         norm_eps=float(c["rms_norm_eps"]),
         tied=bool(c.get("tie_word_embeddings", False)),
     )
+
+
+def _rope(c: dict) -> dict:
+    """transformers 5 moves rope_theta and rope_scaling into rope_parameters."""
+    return {**(c.get("rope_scaling") or {}), **(c.get("rope_parameters") or {})}
+
+
+def _theta(c: dict) -> float | None:
+    return _rope(c).get("rope_theta", c.get("rope_theta"))
+
+
+@cache
+def _say(line: str) -> None:
+    """A folder's config is read more than once; the user is told once."""
+    print(line, file=sys.stderr)
 
 
 def _size(c: dict, key: str) -> int:

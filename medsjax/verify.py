@@ -8,7 +8,6 @@ import numpy as np
 
 from medsjax.errors import UserError
 from medsjax.model import Llama
-from medsjax.tokenizer import Tokenizer
 
 ROWS, LENGTH = 2, 128
 
@@ -19,11 +18,18 @@ def need_torch() -> None:
         raise UserError("--verify: torch is not installed; pip install -e '.[parity]'")
 
 
-def against_transformers(model: Llama, tokenizer: Tokenizer, folder: str | Path) -> str:
-    """Largest difference of float32 logits and the mean KL(transformers || ours), on random ids."""
-    ids_BT = np.random.default_rng(0).integers(0, tokenizer.vocab_size, (ROWS, LENGTH))
-    ours_BTV = np.asarray(jax.jit(lambda m, ids: m(ids))(model, ids_BT.astype(np.int32)))
-    del model
+def random_ids(vocab_size: int) -> np.ndarray:
+    """int64[ROWS, LENGTH], always the same."""
+    return np.random.default_rng(0).integers(0, vocab_size, (ROWS, LENGTH))
+
+
+def logits(model: Llama, ids_BT: np.ndarray) -> np.ndarray:
+    """Our side: float32[B, T, V] on the host."""
+    return np.asarray(jax.jit(lambda m, ids: m(ids))(model, ids_BT.astype(np.int32)))
+
+
+def against_transformers(ours_BTV: np.ndarray, ids_BT: np.ndarray, folder: str | Path) -> str:
+    """Largest difference of float32 logits and the mean KL(transformers || ours), in words."""
     theirs_BTV = _transformers(folder, ids_BT)
     apart = max(float(np.abs(a - b).max()) for a, b in zip(ours_BTV, theirs_BTV, strict=True))
     kl = np.mean([_kl(a, b) for a, b in zip(theirs_BTV, ours_BTV, strict=True)])

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -127,6 +130,58 @@ def test_a_card_is_replaced_and_the_manifest_with_it(tiny_loaded, tmp_path):
     cards.put(tmp_path / "out", "second\n")
     assert (tmp_path / "out" / "README.md").read_text() == "second\n"
     check(tmp_path / "out")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGED = {
+    "a flipped bit": (
+        lambda f: flip(f / "model.safetensors"),
+        "out: model.safetensors differs from manifest.sha256",
+    ),
+    "two files": (
+        lambda f: (flip(f / "config.json"), flip(f / "tokenizer.json")),
+        "out: config.json, tokenizer.json differs",
+    ),
+    "a file gone": (lambda f: (f / "config.json").unlink(), "lists config.json, which is not"),
+    "no manifest's line": (
+        lambda f: (f / "manifest.sha256").write_text("abc  config.json\n"),
+        "manifest.sha256: line 1 is no",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_folder_is_named_by_file(name, tiny_loaded, tmp_path, monkeypatch):
+    """By the command with --verify, of its source, before anything is read or written."""
+    monkeypatch.setattr(verify, "need_torch", lambda: None)
+    convert.save(*tiny_loaded, tmp_path / "out")
+    cards.check(tmp_path / "out")
+    damage, message = DAMAGED[name]
+    damage(tmp_path / "out")
+    with pytest.raises(UserError, match=message):
+        command(monkeypatch, tmp_path / "out", tmp_path / "again", "--verify")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
+def test_sha256sum_reads_the_manifest(tiny_loaded, tmp_path):
+    convert.save(*tiny_loaded, tmp_path / "out")
+    ask = partial(subprocess.run, ["sha256sum", "-c", "manifest.sha256"], cwd=tmp_path / "out")
+    assert ask(capture_output=True).returncode == 0
+    flip(tmp_path / "out" / "model.safetensors")
+    done = ask(capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    assert done.returncode == 1 and "model.safetensors: FAILED" in done.stdout
+
+
+def test_an_export_as_a_base_has_its_runs_name(tmp_path):
+    (tmp_path / "medsins" / "hf").mkdir(parents=True)
+    card = cards.plain(str(tmp_path / "medsins" / "hf"))
+    assert "\n# medsins, by medsjax\n" in card and "from `medsins`" in card
 
 
 def test_a_hub_base_is_named_as_the_hub_wants_it():

@@ -1,11 +1,9 @@
 """Folders in and out bit for bit, and folders that lack what is optional."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medsjax import cards, convert, hf_config, safetensors_io
+from medsjax import cards, convert, safetensors_io
 from medsjax.errors import UserError
 from medsjax.sharding import make_mesh
 from tests import tiny
@@ -167,13 +165,22 @@ def test_save_replaces_an_old_folder_whole(tiny_loaded, tmp_path):
     assert not (out / "stale").exists() and (out / MODEL).is_file()
 
 
-def test_what_a_killed_export_left_goes_after_a_day(tiny_loaded, tmp_path):
-    for name, age in ((".hf-killed", 2 * convert.ABANDONED), (".hf-writing", 0)):
+def test_what_a_killed_export_left_goes_with_the_next(tiny_loaded, tmp_path, monkeypatch):
+    """But neither what another process is writing, nor what only has a similar name."""
+    for name in (".hf.part-killed", ".hf.part-writing", ".hf-mine"):
         (tmp_path / name / "hf").mkdir(parents=True)
-        then = time.time() - age
-        os.utime(tmp_path / name, (then, then))
-    convert.save(*tiny_loaded, tmp_path / "hf")
-    assert sorted(f.name for f in tmp_path.iterdir()) == [".hf-writing", "hf"]
+    write, seen = safetensors_io.write, []
+
+    def watched(folder: Path, *args) -> None:
+        with convert._held(folder.parent) as alone:
+            seen.append(alone)
+        write(folder, *args)
+
+    monkeypatch.setattr(safetensors_io, "write", watched)
+    with convert._held(tmp_path / ".hf.part-writing"):
+        convert.save(*tiny_loaded, tmp_path / "hf")
+    assert seen == [False], "an export holds its own folder"
+    assert sorted(f.name for f in tmp_path.iterdir()) == [".hf-mine", ".hf.part-writing", "hf"]
 
 
 def test_float64_weights_become_float32(tiny_folder, tmp_path, monkeypatch):
@@ -184,13 +191,16 @@ def test_float64_weights_become_float32(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["convert", str(folder), str(tmp_path / "out")])
     convert.main()
     assert_same_bits(read_all(tiny_folder), read_all(tmp_path / "out"))
+    assert "Weights in float32, from `in`" in (tmp_path / "out" / cards.CARD).read_text()
 
 
-def test_a_config_without_theta_says_what_is_taken(tiny_folder, tmp_path):
+def test_a_config_without_theta_says_once_what_is_taken(tiny_folder, tmp_path, capsys):
     folder = copy(tiny_folder, tmp_path / "in")
     edit_json(folder / "config.json", rope_theta=None)
-    with pytest.warns(UserWarning, match="no rope_theta; 10000 is taken"):
+    for _ in range(2):
         assert convert.load(folder)[0].dims.rope_theta == 10000.0
+    said = f"{folder / 'config.json'}: has no rope_theta; transformers' default, 10000, is taken\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_failed_save_leaves_what_was_there(tiny_loaded, tmp_path, monkeypatch):
@@ -234,20 +244,6 @@ def test_several_end_tokens(tiny_folder, tmp_path):
     folder = copy(tiny_folder, tmp_path / "m")
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 9]}')
     assert convert.load(folder)[1].stop_ids == (5, 9, tiny.END, tiny.EOT)
-
-
-def test_the_real_configs_read(realdata):
-    folder = realdata / "model_configs"
-    dims = {}
-    for name in ("Meta-Llama-3-8B", "Llama-3.2-1B"):
-        config = json.loads((folder / f"{name}.config.json").read_text())
-        dims[name] = hf_config._dims(config)
-    shapes = json.loads((folder / "llama3-8b_hf_param_shapes.json").read_text())
-    eight = dims["Meta-Llama-3-8B"]
-    assert {n: list(s) for n, s in convert.expected(eight).items()} == shapes
-    assert eight.rope_scaling is None and eight.norm_eps == 1e-5 and eight.rope_theta == 5e5
-    small = dims["Llama-3.2-1B"]
-    assert small.tied and small.H == 64 and small.rope_scaling.factor == 32.0
 
 
 def test_the_command_converts_and_refuses_to_overwrite(tiny_folder, tmp_path, monkeypatch, capsys):

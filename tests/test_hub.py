@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 
 from medsjax import convert, hub
-from medsjax.errors import UserError
+from medsjax.errors import UserError, run_main
 from tests.test_convert import assert_same_bits, read_all
 
 COMMIT = "c0ffee" + "0" * 34
@@ -25,7 +26,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos: dict[str, dict[str, bytes]] = {}
-        self.gated: set[str] = set()
+        self.gated: dict[str, int] = {}  # name -> HTTP status, without a token or with one
         self.asked: list[str] = []
 
     @property
@@ -65,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
     def file(self, name: str, file: str) -> None:
         self.server.asked.append(file)
         if name in self.server.gated:
-            return self.answer(b"", 403, {"X-Error-Code": "GatedRepo"})
+            return self.answer(b"", self.server.gated[name], {"X-Error-Code": "GatedRepo"})
         content = self.server.repos.get(name, {}).get(file)
         if content is None:
             return self.answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
@@ -124,9 +125,14 @@ def pickled(server: Hub) -> None:
 REFUSED = {
     "no such name": ("ours/absent", lambda s: None, "nor such a model on the hub; check the name"),
     "no name at all": ("ours/not a name", lambda s: None, "nor a name of the hub's kind"),
-    "gated": (
+    "gated, no token": (
         "ours/tiny",
-        lambda s: s.gated.add("ours/tiny"),
+        lambda s: s.gated.update({"ours/tiny": 401}),
+        "behind a form .* then set HF_TOKEN",
+    ),
+    "gated, no access": (
+        "ours/tiny",
+        lambda s: s.gated.update({"ours/tiny": 403}),
         "behind a form .* then set HF_TOKEN",
     ),
     "pickled": ("ours/tiny", pickled, r"no \*.safetensors of it, and pickled weights are never"),
@@ -134,12 +140,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_the_hub_does_not_give_is_one_line_with_the_remedy(name, server):
+def test_what_the_hub_does_not_give_is_one_line_with_the_remedy(
+    name, server, tmp_path, monkeypatch, capsys
+):
+    """And exit code 2 of the command."""
     model, prepare, message = REFUSED[name]
     prepare(server)
-    with pytest.raises(UserError, match=message) as caught:
-        hub.resolve(model)
-    assert str(caught.value).startswith(f"{model}: ") and "\n" not in str(caught.value)
+    monkeypatch.setattr(sys, "argv", ["convert", model, str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        run_main(convert.main)
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    line = capsys.readouterr().err.splitlines()[-1]  # before it, the client's bars
+    assert line.startswith(f"error: {model}: ") and re.search(message, line)
+    assert not set(EXTRA) & set(server.asked)
 
 
 @pytest.mark.parametrize("how", ["told so", "nobody answers"])

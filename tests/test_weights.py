@@ -1,6 +1,7 @@
-"""Which bytes a host reads: those that its devices keep, each once, and no others."""
+"""The table of names at its real size; which bytes a host reads: its devices', each once."""
 
 import itertools
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,11 +10,61 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from medsjax import convert, weights
-from medsjax.sharding import make_mesh
+from medsjax import convert, hf_config, weights
+from medsjax.errors import UserError
+from medsjax.safetensors_io import Entry
+from medsjax.sharding import make_mesh, one_device
 from tests import tiny
 
+LLAMA3_8B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+}
 HOSTS = {"one half": [0, 1, 2, 3], "every other": [0, 2, 4, 6], "one device": [5], "all": range(8)}
+
+
+def test_the_291_tensors_of_llama_3_8b_fill_every_parameter_once(tmp_path):
+    """No weights: shapes alone. Each name has a place of its own and of its size; none is left."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA3_8B))
+    model = convert.abstract(tmp_path, one_device(), "bfloat16", "bfloat16")
+    shapes = weights.expected(model.dims)
+    assert len(shapes) == 291
+    places = {}
+    for name, shape in shapes.items():
+        param, layer = weights.locate(model, name)
+        whole = param.get_value().shape
+        assert np.prod(shape) == np.prod(whole if layer is None else whole[1:]), name
+        assert not name.startswith("model.layers.") or f".{layer}." in name
+        places[id(param), layer] = name
+    assert len(places) == 291, "two names for one place"
+    leaves = sum(leaf.size for leaf in jax.tree.leaves(model))
+    assert leaves == sum(map(np.prod, shapes.values())) == 8_030_261_248
+
+
+def test_the_real_configs_and_names(realdata):
+    """Llama-3-8B's own listing of names and shapes is taken; with one name astray it is refused."""
+    folder = realdata / "model_configs"
+    dims = {}
+    for name in ("Meta-Llama-3-8B", "Llama-3.2-1B"):
+        config = json.loads((folder / f"{name}.config.json").read_text())
+        dims[name] = hf_config._dims(config)
+    listed = json.loads((folder / "llama3-8b_hf_param_shapes.json").read_text())
+    eight, small = dims.values()
+    assert eight == hf_config._dims(LLAMA3_8B)
+    assert small.tied and small.H == 64 and small.rope_scaling.factor == 32.0
+    entries = {n: Entry(n, folder, "BF16", tuple(shape), 0) for n, shape in listed.items()}
+    assert len(entries) == 291
+    weights.check_names(entries, eight, folder)
+    entries["model.layers.32.mlp.up_proj.weight"] = entries.pop("model.norm.weight")
+    with pytest.raises(UserError, match=r"model\.norm\.weight is missing"):
+        weights.check_names(entries, eight, folder)
 
 
 @pytest.fixture
