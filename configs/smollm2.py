@@ -17,7 +17,9 @@ TASKS = "runs/real_tasks"
 def get_config() -> Config:
     data = MedSIns(path=f"{TASKS}/train", part="train", few_shot=0.25, cap=100)
     bench = MedSBench(
-        path=f"{TASKS}/test", shots_from=f"{TASKS}/train", limit=100, max_new_tokens=64, batch=50
+        path=f"{TASKS}/test",
+        shots_from=f"{TASKS}/train",
+        **{"limit": 100, "length": 1024, "max_new_tokens": 64, "batch": 50},
     )
     return Config(
         model="runs/smollm2_base",
