@@ -17,6 +17,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from medsjax.errors import UserError
+from medsjax.sharding import one_device
+
 BLOCK = 128  # queries at a time; the kernels' lengths are rounded up to it
 HEAD_DIMS = (64, 128)  # those of Llama 3, that the kernels are compiled and checked for
 SEGMENTS = 16  # of a row that cuDNN takes one by one; its workspace grows with them
@@ -59,6 +62,38 @@ def _kernel(q_BTNH, k_BSKH):
         one_by_one = _fused() and any(name in device.device_kind for name in ONE_BY_ONE)
         return cudnn if one_by_one else masked_cudnn
     return None
+
+
+def check(N: int, K: int, H: int, dtype: str) -> None:
+    """Run this machine's kernel against `plain`, forward and backward; UserError if they differ.
+
+    A kernel that is wrong about segments or grouped queries does not crash: it trains a bad model.
+    """
+    T = 4 * BLOCK - 28
+    shapes = [jax.ShapeDtypeStruct((2, T, heads, H), jnp.dtype(dtype)) for heads in (N, K, K, N)]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(attention, segments_BT, q, k, v, d_out):
+        out, back = jax.vjp(lambda *qkv: attention(*qkv, segments_BT), q, k, v)
+        return out, *back(d_out)
+
+    with jax.set_mesh(one_device()):
+        if _kernel(*shapes[:2]) is None:
+            return
+        keys = jax.random.split(jax.random.key(0), 4)
+        q, k, v, d_out = map(lambda key, a: jax.random.normal(key, a.shape, a.dtype), keys, shapes)
+        for length in (100, 9):  # few segments in a row, and many
+            segments_BT = jnp.stack([1 + jnp.arange(T) // n for n in (length, length + 7)])
+            both = (run(f, segments_BT, q, k, v, d_out) for f in (attend, plain))
+            for a, b in zip(*both, strict=True):
+                a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+                error = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+                if not error < 0.03:
+                    raise UserError(
+                        f"{_mesh().abstract_device.device_kind}: its attention kernel in jax "
+                        f"{jax.__version__} is {error:.0%} off the plain computation; take another "
+                        "version of jax"
+                    )
 
 
 def _padded(kernel, q_BTNH, k_BTKH, v_BTKH, segments_BT):

@@ -18,7 +18,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from medsjax import cards, config, convert, hosts, input_pipeline, lora, metrics, optim, packing
+from medsjax import (
+    attention,
+    cards,
+    config,
+    convert,
+    hosts,
+    input_pipeline,
+    lora,
+    metrics,
+    optim,
+    packing,
+)
 from medsjax import workdir as workdirs
 from medsjax.checkpoint import Checkpoints
 from medsjax.errors import UserError, run_main
@@ -206,6 +217,8 @@ def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Me
     state, _ = abstract_start(cfg, folder, optimizer, mesh)
     if us.index == 0:
         workdirs.check_space(workdir, state, cfg.run.keep)
+    dims = convert.read_config(folder)[1]
+    attention.check(dims.N, dims.K, dims.H, cfg.dtype)
     update = jit_step(state, optimizer, cfg.run.accumulate, cfg.run.remat)
     with jax.set_mesh(mesh):
         start, model, opt_state, base = begin(cfg, us, checkpoints, state, optimizer, mesh, folder)
@@ -219,7 +232,7 @@ def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Me
             *(start, steps, cfg.run.log_every),
             rate=optim.schedule(cfg.optim, steps),
             rows_per_epoch=len(plan.rows) / cfg.batch,
-            flops=metrics.train_flops((base or model).dims, cfg.length, base is not None),
+            flops=metrics.train_flops(dims, cfg.length, base is not None),
         )
         if start == 0 and heldout:
             log.write({"step": 0, "heldout_loss": heldout(model, base)})

@@ -15,6 +15,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from medsjax import attention
 from medsjax.attention import BLOCK, SEGMENTS, attend
+from medsjax.errors import UserError
 from medsjax.sharding import AXES, make_mesh
 
 JITTED = jax.jit(attend)
@@ -201,6 +202,19 @@ def test_what_no_kernel_takes_is_plain(shapes):
 def test_keeping_the_context_spares_the_kernel_a_second_run():
     runs = [program_for(*TPU, kept=kept).count("splash_mha_fwd") for kept in ((), ("context",))]
     assert runs == [2, 1]
+
+
+def test_check_refuses_a_kernel_that_is_wrong(monkeypatch):
+    """Right for one segment a row or equal heads, it would not be found out by its loss."""
+    right = attention.plain
+    unsegmented = lambda q, k, v, segments: right(q, k, v, jnp.ones_like(segments))  # noqa: E731
+    misgrouped = lambda q, k, v, segments: right(q, k[:, :, ::-1], v, segments)  # noqa: E731
+    monkeypatch.setattr(attention, "_kernel", lambda q, k: right)
+    attention.check(4, 2, 64, "float32")
+    for wrong in (unsegmented, misgrouped):
+        monkeypatch.setattr(attention, "_kernel", lambda q, k, wrong=wrong: wrong)
+        with pytest.raises(UserError, match=r"cpu: its attention kernel in jax .*% off the plain"):
+            attention.check(4, 2, 64, "float32")
 
 
 @pytest.mark.skipif(jax.default_backend() == "cpu", reason="needs a TPU or a GPU")

@@ -98,7 +98,7 @@ def test_the_program_is_the_one_that_train_runs(real, monkeypatch):
     """Another `train_step` gives another plan: nothing of it is written down twice."""
     f, folder = real
     monkeypatch.setattr(topologies, "devices", lambda name: jax.devices())
-    monkeypatch.setattr(train, "train_step", lambda model, opt, batch, **_: (model, opt, {}))
+    monkeypatch.setattr(steps, "train_step", lambda model, opt, *_, **__: (model, opt, {}))
     nothing = fitting.fit(config(), folder, "v5e:2x4")
     assert nothing.collectives == () and nothing.peak < f.peak
 

@@ -284,8 +284,8 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(cfg, monkeypatch
     def poisoned(*args):
         step = real(*args)
 
-        def update(model, opt_state, batch):
-            model, opt_state, seen = step(model, opt_state, batch)
+        def update(model, opt_state, batch, base):
+            model, opt_state, seen = step(model, opt_state, batch, base)
             return model, opt_state, {**seen, "grad_norm": np.float32(np.nan)}
 
         return update
