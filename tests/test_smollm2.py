@@ -74,7 +74,7 @@ def test_it_survives_tuning_and_export(folder, tmp_path):
     train.train(cfg)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    assert len(rows) > 1 and all(row["loss"] < 4 for row in rows)  # random weights: 10.8
+    assert len(rows) > 1 and all(row["loss"] < 5 for row in rows)  # random weights: 10.8
     hf = tmp_path / "run" / "hf"
     tuned, tokenizer = convert.load(hf, dtype="float32")
     ids, _ = tokenizer.encode_turns([("user", QUESTIONS[0])])
