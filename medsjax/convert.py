@@ -214,7 +214,7 @@ def from_run(workdir: Path, step: int | None, mesh: Mesh) -> tuple[Llama, Tokeni
 def merged(folder: Path, mesh: Mesh, adapters: lora.Adapters) -> Llama:
     """A folder's model in float32 with adapters in its weights."""
     model = abstract(folder, mesh, "float32", "float32")
-    weights.fill(model, inspect(folder)[0])
+    weights.fill(model, safetensors_io.entries(folder))
     with jax.set_mesh(mesh):
         lora.fold(model, adapters)
     return model

@@ -10,7 +10,6 @@ R rank; a weight's own letters are those of its name in model.py.
 
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass, field
 from functools import partial
@@ -138,7 +137,8 @@ def save(adapters: Adapters, settings: LoRA, base: str, out: Path, write: bool =
         folder.mkdir()
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n")
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():
+            os.rename(out, Path(temp) / "old")
         os.rename(folder, out)
 
 

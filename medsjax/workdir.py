@@ -91,11 +91,12 @@ def check_identity(workdir: Path, wanted: dict, force: bool) -> None:
             found = json.loads(path.read_text())
         except ValueError:
             raise UserError(f"{path}: broken; restore it, or delete the run") from None
-        for key in wanted:
-            if found.get(key) != wanted[key]:
+        for key in wanted | found:
+            if found.get(key) != wanted.get(key):
                 raise UserError(
                     f"{workdir}: was started with {key}={found.get(key)!r}, now it is "
-                    f"{wanted[key]!r}; take another --config.workdir, or --config.run.force_resume"
+                    f"{wanted.get(key)!r}; take another --config.workdir, or "
+                    "--config.run.force_resume"
                 )
     write_json(path, wanted)
 

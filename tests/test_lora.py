@@ -202,9 +202,9 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(run, tiny_folder, tmp_path
     train.train(config(tiny_folder, tmp_path / "run"))
     for file in ("hf/model.safetensors", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "run" / file).read_bytes() == (run / file).read_bytes()
-    other = dataclasses.replace(SETTINGS, alpha=7.0)
-    with pytest.raises(UserError, match=r"lora\.alpha"):
-        train.train(config(tiny_folder, tmp_path / "run", lora=other))
+    for other in (dataclasses.replace(SETTINGS, alpha=7.0), LoRA()):
+        with pytest.raises(UserError, match=r"started with lora\."):
+            train.train(config(tiny_folder, tmp_path / "run", lora=other))
 
 
 @pytest.mark.parametrize(
