@@ -1,4 +1,4 @@
-"""What a machine cannot beat: the least time of a training step, and what follows at a stated MFU.
+"""What a machine cannot beat: the least time of a training step, and of prefill and decoding.
 
 Every multiplication at the chips' peak, every byte that must move at the full width of its path.
 """
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from medsjax import metrics, topologies
 from medsjax.fitting import Fit
+from medsjax.fitting_sampler import Need
 from medsjax.model import Dims
 from medsjax.weights import expected
 
@@ -52,4 +53,22 @@ def speed(f: Fit, mfu: float, steps: int | None) -> dict:
         "tokens_per_s": round(tokens / step),
         "days": days and round(days, 2),
         "chip_hours": days and round(days * 24 * f.chips),
+    }
+
+
+def sampling(n: Need) -> dict:
+    """Lower bounds of decoding a token for all rows over a full cache, and rates at most."""
+    chip, dims = topologies.chip(n.topology), n.dims
+    peak = metrics.PEAK_FLOPS[n.device_kind] * n.chips
+    weights = 2 * (parameters(dims) - (0 if dims.tied else dims.V * dims.D))
+    attention = 4 * dims.L * dims.N * dims.H * n.length
+    bounds = {
+        "compute": n.batch * (weights + attention) / peak,
+        "memory": (n.weights + n.cache) / (chip.hbm_gbps * 1e9),
+        "links": sum(c.sent for c in n.collectives) / (chip.link_gbps * 1e9),
+    }
+    return {
+        "decode_bounds_s": {name: round(s, 6) for name, s in bounds.items()},
+        "decode_tokens_per_s": round(n.batch / max(bounds.values())),
+        "prefill_tokens_per_s": round(peak / (weights - 2 * dims.V * dims.D + attention / 2)),
     }

@@ -1,6 +1,7 @@
 """What a compiled program sends between chips: read from its HLO text.
 
-Loops are counted as often as they run, where the text tells (a counter against a constant).
+Loops are counted as often as they run, where the text tells (a counter against a constant);
+those that end when the data says so are counted once.
 """
 
 import math
@@ -95,9 +96,11 @@ def _group(rest: str, everyone: int) -> int:
 
 
 def _trips(rest: str, condition: list[str], body: list[str]) -> int:
-    """How often a loop runs: stated, or a counter from 0 to a constant; 1 where it is not told."""
+    """How often a loop runs: stated, or a counter from 0 to a constant; 1 where it is open."""
     if stated := _TRIPS.search(rest):
         return int(stated.group(1))
+    if not any("ROOT" in line and " compare(" in line for line in condition):
+        return 1  # it ends when the data says so
     limits = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", "\n".join(condition))
     counter = re.search(r"get-tuple-element\(.*\), index=(\d+)", "\n".join(condition))
     if len(limits) != 1 or not counter:

@@ -28,11 +28,11 @@ def make_mesh(fsdp: int = 0, tensor: int = 0, devices: list | None = None) -> Me
     return jax.make_mesh((fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def sampling_mesh(kv_heads: int) -> Mesh:
+def sampling_mesh(kv_heads: int, devices: list | None = None) -> Mesh:
     """All devices: as many of them on `tensor` as divide the kv heads, so that decoding moves only
     activations; rows of a batch over the rest."""
-    tensor = math.gcd(kv_heads, len(jax.devices()))
-    return make_mesh(0, tensor)
+    devices = jax.devices() if devices is None else devices
+    return make_mesh(0, math.gcd(kv_heads, len(devices)), devices)
 
 
 def one_device() -> Mesh:

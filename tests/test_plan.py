@@ -14,9 +14,22 @@ from pathlib import Path
 
 import huggingface_hub
 import jax
+import numpy as np
 import pytest
 
-from medsjax import bounds, convert, fitting, metrics, optim, plan, topologies, train
+from medsjax import (
+    bounds,
+    convert,
+    decoding,
+    fitting,
+    fitting_sampler,
+    metrics,
+    optim,
+    plan,
+    plan_report,
+    topologies,
+    train,
+)
 from medsjax import step as steps
 from medsjax.config import Config, Optim, Run
 from medsjax.errors import UserError, run_main
@@ -70,6 +83,11 @@ def run(monkeypatch, *args: str) -> int:
     return stopped.value.code
 
 
+def on_first(tree) -> int:
+    """Bytes of real arrays on the first device."""
+    return sum(a.addressable_shards[0].data.nbytes for a in jax.tree.leaves(tree))
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """The plan of `config()` on eight devices, and the folder of its model; compiled once."""
@@ -85,10 +103,6 @@ def test_parts_are_the_bytes_that_a_real_state_has_on_a_device(real):
     model, _ = convert.load(folder, mesh, "float32")
     state = steps.abstract_state(model, optimizer, mesh)
     opt = steps.init_opt(optimizer, state[1], model)
-
-    def on_first(tree) -> int:
-        shards = [a.addressable_shards[0].data for a in jax.tree.leaves(tree)]
-        return sum(shard.nbytes for shard in shards)
 
     assert (f.params, f.optimizer) == (on_first(model), on_first(opt))
     assert f.params < f.optimizer < f.peak - f.params  # gradients are at least as large as these
@@ -181,7 +195,7 @@ def test_the_report_holds_what_help_documents(modelled, monkeypatch, capsys):
     memory(monkeypatch, 99)
     assert run(monkeypatch) == 0
     found = json.loads(Path("out.json").read_text())
-    assert list(found) == list(plan.KEYS)
+    assert list(found) == list(plan_report.KEYS)
     parts = found["params_gib"] + found["optimizer_gib"] + found["temporaries_gib"]
     assert parts == pytest.approx(found["peak_gib"], abs=0.02)
     opened = train.Plan.of(Repeat(), convert.inspect(Path("model"))[1], config(), "data")
@@ -191,7 +205,7 @@ def test_the_report_holds_what_help_documents(modelled, monkeypatch, capsys):
     capsys.readouterr()
     assert run(monkeypatch, "--help") == 0
     said = capsys.readouterr().out
-    assert all(f"  {key} " in said for key in plan.KEYS) and "--mfu" in said
+    assert all(f"  {key} " in said for key in plan_report.KEYS) and "--mfu" in said
 
 
 def test_a_run_is_as_long_as_its_tokens(modelled, monkeypatch):
@@ -205,7 +219,7 @@ def test_a_run_is_as_long_as_its_tokens(modelled, monkeypatch):
 
 def test_flops_of_llama_3(tmp_path):
     """46.6e9 a trained token of 2048; recomputed whole layers add up to a third of it."""
-    dims = read_config(plan.config_folder("llama-3-8b", tmp_path)[0])[1]
+    dims = read_config(plan_report.config_folder("llama-3-8b", tmp_path)[0])[1]
     flops = metrics.train_flops(dims, 2048)
     again = {r: bounds.flops_again(dims, 2048, r) / flops for r in ("full", "qkv_context", "none")}
     assert flops == pytest.approx(46.6e9, rel=0.005)
@@ -216,16 +230,16 @@ def test_flops_of_llama_3(tmp_path):
     ("name", "billions"), [("llama-3-8b", 8.030), ("llama-3.2-1b", 1.236), ("llama-3.2-3b", 3.213)]
 )
 def test_built_in_shapes_have_as_many_parameters_as_their_checkpoints(name, billions, tmp_path):
-    _, dims = read_config(plan.config_folder(name, tmp_path)[0])
+    _, dims = read_config(plan_report.config_folder(name, tmp_path)[0])
     assert bounds.parameters(dims) / 1e9 == pytest.approx(billions, abs=0.001)
 
 
 def test_a_shape_is_found_without_a_checkpoint(tmp_path, tiny_folder, monkeypatch):
-    assert plan.config_folder(str(tiny_folder), tmp_path) == (tiny_folder, "config.json")
-    assert plan.config_folder("Owner/Meta-Llama-3-8B-Instruct", tmp_path)[1] == "llama-3-8b"
+    assert plan_report.config_folder(str(tiny_folder), tmp_path) == (tiny_folder, "config.json")
+    assert plan_report.config_folder("Owner/Meta-Llama-3-8B-Instruct", tmp_path)[1] == "llama-3-8b"
     cached = {"Owner/Model": str(tiny_folder / "config.json")}
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda n, _: cached.get(n))
-    assert plan.config_folder("Owner/Model", tmp_path) == (tiny_folder, "config.json")
+    assert plan_report.config_folder("Owner/Model", tmp_path) == (tiny_folder, "config.json")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +255,9 @@ def test_a_shape_is_found_without_a_checkpoint(tmp_path, tiny_folder, monkeypatc
         (["--mfu", "40"], "--mfu 40.0: a share of the peak"),
         (["--tokens", "0"], "--tokens 0: "),
         (["--tokens", "many"], "--tokens: invalid int value: 'many'"),
+        (["--job", "eval", "--batch", "3"], "--batch 3: must be a multiple of the 4 on fsdp"),
+        (["--job", "eval", "--tokens", "3"], "--tokens is for --job train"),
+        (["--batch", "3"], "--batch and --length are for --job eval"),
         (["--topolgy", "v5e:2x2"], "--topolgy"),
     ],
 )
@@ -257,12 +274,67 @@ def test_an_extra_that_is_not_installed_is_named(topology, extra, monkeypatch):
         topologies.devices(topology)
 
 
+def test_what_the_sampler_holds_are_the_bytes_of_real_arrays(place):
+    n = fitting_sampler.need(Path("model"), "v5e:2x2", (2, 2), "float32", 4, 64)
+    mesh = make_mesh(2, 2, jax.devices()[:4])
+    model, _ = convert.load("model", mesh, "float32")
+    model.unstack()
+    with jax.set_mesh(mesh):
+        tokens, starts = np.zeros((4, 32), np.int32), np.zeros(4, np.int32)
+        _, cache = decoding.prefill(model, list(model.blocks), None, tokens, starts, 64)
+    assert (n.weights, n.cache) == (on_first(model), on_first(cache))
+    assert n.fits and min(n.prefill, n.decode) > 0 and n.grow >= n.cache // 64
+    assert n.peak == n.weights + n.cache + max(n.prefill, n.decode, n.grow)
+    assert n.collectives
+
+
+@pytest.mark.parametrize("first", [8, 160])
+@pytest.mark.parametrize(("fsdp", "limit"), [(1, 100.5), (8, 100.5), (8, 9.1), (8, 8.9), (1, 1.0)])
+def test_the_largest_batch(first, fsdp, limit, real):
+    """A row takes 1 of memory, the weights 1: it fits, and a sixteenth more does not."""
+    asked = []
+
+    def measure(rows: int) -> fitting_sampler.Need:
+        asked.append(rows)
+        why = "" if rows + 1 <= limit else "too large"
+        held = {"weights": 1000, "cache": 1000 * rows, "limit": 1000 * limit, "why": why}
+        mesh = {"fsdp": fsdp, "tensor": 1}
+        kind = {"topology": "", "device_kind": "", "dims": real[0].dims}
+        return fitting_sampler.Need(**kind, mesh=mesh, batch=rows, length=1, **held)
+
+    found = fitting_sampler.largest(measure, measure(first))
+    rows = found.batch if found else 0
+    assert rows + 1 <= limit < rows + max(rows // 16, fsdp) + 1
+    assert len(asked) <= 8 and all(n % fsdp == 0 for n in asked)
+
+
+def test_the_report_of_the_sampler_holds_what_help_documents(place, monkeypatch, capsys):
+    monkeypatch.setattr(fitting_sampler, "largest", lambda measure, first: first)
+    assert run(monkeypatch, "--job", "eval", "--batch", "4", "--length", "160") == 0
+    found = json.loads(Path("out.json").read_text())
+    assert list(found) == list(plan_report.SAMPLER_KEYS)
+    assert found["settings"] == {"mesh": [4, 2], "batch": 4, "length": 160, "dtype": "bfloat16"}
+    capsys.readouterr()
+    assert run(monkeypatch, "--help") == 0
+    said = capsys.readouterr().out
+    assert all(f"  {key} " in said for key in plan_report.SAMPLER_KEYS)
+
+
+@pytest.mark.slow
+def test_decoding_8b_needs_little_beside_its_cache(tmp_path):
+    """On an H200, 128 rows of 2048: temporaries of at most a hundredth of the cache."""
+    pytest.importorskip("jax_cuda13_plugin", reason="needs the extra gpu-plan")
+    found = planned(tmp_path, "h200", "--job", "eval", "--config.model=llama-3-8b")
+    assert found["cache_gib"] == 32.0 and 0 < found["decode_share"] < 0.01
+    assert found["largest_batch"] >= 128
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:1x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x2"])
 def test_libtpu_compiles_the_step(topology, tmp_path):
     """Of a small model with heads of 64, so that attention is the kernel for TPUs."""
     pytest.importorskip("libtpu", reason="needs the extra tpu-plan")
-    found = planned(tmp_path, topology)
+    found = planned(tmp_path, topology, "--config.length=256", "--tokens", "1000000")
     assert found["fits"] and found["chips"] == {"1x1": 1, "2x4": 8}.get(topology[4:], 4)
     assert found["params_gib"] + found["optimizer_gib"] <= found["peak_gib"] < 1
     assert bool(found["collectives"]) == (found["chips"] > 1)
@@ -271,20 +343,19 @@ def test_libtpu_compiles_the_step(topology, tmp_path):
 @pytest.mark.slow
 def test_the_cuda_plugin_compiles_the_step(tmp_path):
     pytest.importorskip("jax_cuda13_plugin", reason="needs the extra gpu-plan")
-    found = planned(tmp_path, "h200")
+    found = planned(tmp_path, "h200", "--config.length=256", "--tokens", "1000000")
     assert found["fits"] and found["chips"] == 1 and found["collectives"] == []
 
 
-def planned(folder: Path, topology: str) -> dict:
+def planned(folder: Path, topology: str, *args: str) -> dict:
     """The report of a process of its own: compilers read their settings when jax starts."""
     tiny.write(folder / "model", **WIDE, num_attention_heads=2, num_key_value_heads=1)
     (folder / "exp.py").write_text(CONFIG)
     command = ["-m", "medsjax.plan", "--config", "exp.py", "--topology", topology, "--json", "out"]
     root = str(Path(__file__).parent.parent)
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": root}
-    command += ["--config.length=256", "--tokens", "1000000"]
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True
+        [sys.executable, *command, *args], cwd=folder, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "out").read_text())
