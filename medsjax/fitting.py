@@ -115,8 +115,8 @@ def peak_bytes(compiled, platform: str) -> int:
 def nearest(cfg: Config, folder: Path, topology: str, tell: Callable[[Fit], None]) -> Fit | None:
     """The first setting that fits, having compiled it, of those that need less than `cfg` does.
 
-    In this order: less kept for the backward pass and more parts of a step, a first moment in
-    bfloat16, more of `tensor`, more chips. `tell` hears of each that was tried.
+    In this order: more parts of a step, all of a layer computed again, a first moment in bfloat16,
+    more of `tensor`, more chips. `tell` hears of each that was tried.
     """
 
     def tried(rung: Config, slice_: str) -> bool:
@@ -125,26 +125,34 @@ def nearest(cfg: Config, folder: Path, topology: str, tell: Callable[[Fit], None
         return attempts[-1].fits
 
     attempts: list[Fit] = []
-    for slice_, mesh in _machines(cfg, topology):
+    for slice_, start in _starts(cfg, topology):
         with contextlib.suppress(UserError):  # a mesh that does not divide the model
-            fsdp = make_mesh(*mesh, devices=topologies.devices(slice_)).shape["fsdp"]
-            rungs = list(ladder(replace(cfg, run=replace(cfg.run, mesh=mesh)), fsdp))
-            if slice_ != topology and rungs and tried(rungs[0], slice_):
-                return attempts[-1]
-            rungs = rungs[1:]  # more of `tensor` alone helps nothing: rows a chip grow with it
+            mesh = make_mesh(*start.run.mesh, devices=topologies.devices(slice_))
+            rungs = [r for r in ladder(start, mesh.shape["fsdp"]) if r != cfg or slice_ != topology]
+            if slice_ != topology and rungs:
+                if tried(rungs.pop(0), slice_):
+                    return attempts[-1]
             if rungs and tried(rungs[-1], slice_):  # where the leanest does not fit, none does
                 leanest = attempts[-1]
                 return next((attempts[-1] for r in rungs[:-1] if tried(r, slice_)), leanest)
     return None
 
 
-def _machines(cfg: Config, topology: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _starts(cfg: Config, topology: str) -> Iterator[tuple[str, Config]]:
+    """The machine and setting at which each ladder begins, the nearest first."""
     tensor = max(cfg.run.mesh[1], 1)
-    yield topology, cfg.run.mesh
+    leaner = [] if cfg.run.remat == "full" else [_run(cfg, remat="full")]
+    for start in (cfg, *leaner):
+        yield topology, start
     for ways in (2 * tensor, 4 * tensor):
-        yield topology, (0, ways)
+        yield topology, _run(cfg, remat="full", mesh=(0, ways))
     for slice_ in topologies.larger(topology):
-        yield slice_, (0, cfg.run.mesh[1])
+        for start in (cfg, *leaner):
+            yield slice_, _run(start, mesh=(0, cfg.run.mesh[1]))
+
+
+def _run(cfg: Config, **changes) -> Config:
+    return replace(cfg, run=replace(cfg.run, **changes))
 
 
 def ladder(cfg: Config, fsdp: int) -> Iterator[Config]:
@@ -152,11 +160,8 @@ def ladder(cfg: Config, fsdp: int) -> Iterator[Config]:
     if cfg.batch // cfg.run.accumulate % fsdp:
         return
     yield cfg
-    if cfg.run.remat != "full":
-        cfg = replace(cfg, run=replace(cfg.run, remat="full"))
-        yield cfg
     while cfg.batch // cfg.run.accumulate % (2 * fsdp) == 0:
-        cfg = replace(cfg, run=replace(cfg.run, accumulate=2 * cfg.run.accumulate))
+        cfg = _run(cfg, accumulate=2 * cfg.run.accumulate)
         yield cfg
-    if cfg.optim.m_dtype != "bfloat16":
+    if cfg.run.remat == "full" and cfg.optim.m_dtype != "bfloat16":
         yield replace(cfg, optim=replace(cfg.optim, m_dtype="bfloat16"))

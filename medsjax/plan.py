@@ -44,6 +44,8 @@ def show(r: dict) -> None:
         for c in r["collectives"]:
             table.add_row(c["kind"], f"{c['count']:,}", f"{c['gb']:,.3f}")
         Console().print(table)
+    if r["topology"].startswith("h200"):
+        print("on the machine: export XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 (JAX takes 0.75 else)")
     if best := r.get("nearest"):
         print(f"nearest that fits: {best['flags']}")
         print(f"  {best['peak_gib']} GiB a chip, {best['step_s']} s a step at {r['mfu']:.0%} MFU")

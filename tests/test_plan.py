@@ -126,25 +126,27 @@ def test_every_weight_is_gathered_at_least_twice(real):
 
 
 def test_a_rung_needs_less_than_the_one_before(place):
-    cfg = config(run=Run(remat="none"), optim=Optim(m_dtype="float32"))
-    rungs = list(fitting.ladder(cfg, 4))
-    assert [(r.run.remat, r.run.accumulate) for r in rungs] == [
-        *(("none", 1), ("full", 1), ("full", 2), ("full", 4), ("full", 8), ("full", 8))
-    ]
-    assert rungs[-1].optim.m_dtype == "bfloat16" and rungs[0] == cfg
+    rungs = list(fitting.ladder(config(run=Run(accumulate=2)), 4))
+    made = [(r.run.accumulate, r.optim.m_dtype) for r in rungs]
+    f32, bf16 = "float32", "bfloat16"
+    assert made == [(2, f32), (4, f32), (8, f32), (8, bf16)] and rungs[0].run == Run(accumulate=2)
     assert all(r.batch // r.run.accumulate % 4 == 0 for r in rungs)
-    assert list(fitting.ladder(cfg, 64)) == []
+    assert list(fitting.ladder(config(), 64)) == []
 
 
 @pytest.fixture
 def modelled(place, real, monkeypatch):
-    """Compiling is replaced by a rule: 8 GiB of state and 32 of activations over chips and parts"""
+    """Compiling is replaced by a rule: 8 GiB of state and 32 of activations over chips and parts.
+
+    Twice the activations where nothing is computed again.
+    """
 
     def fit(cfg, folder, topology):
         state = 8 if cfg.optim.m_dtype == "float32" else 6
         chips = len(topologies.devices(topology))
         tensor = max(cfg.run.mesh[1], 1)
-        peak = (state + 32 / cfg.run.accumulate) / chips
+        kept = 32 if cfg.run.remat == "full" else 64
+        peak = (state + kept / cfg.run.accumulate) / chips
         fits = peak <= topologies.chip(topology).hbm_gib
         mesh = {"fsdp": chips // tensor, "tensor": tensor}
         made = {"cfg": cfg, "topology": topology, "mesh": mesh, "peak": int(peak * fitting.GIB)}
@@ -154,24 +156,26 @@ def modelled(place, real, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("limit", "topology", "nearest"),
+    ("limit", "args", "nearest"),
     [
-        (4.0, "v5e:2x4", "--config.run.accumulate=2"),  # 1 + 4 / 2
-        (2.0, "v5e:2x4", "--config.run.accumulate=4"),  # 1 + 4 / 4
-        (1.9, "v5e:2x4", "--config.run.accumulate=4 --config.optim.m_dtype=bfloat16"),
-        (1.5, "v5e:2x4", "--config.run.mesh 0 2 --config.run.accumulate=8"),
-        (6.0, "v5e:2x2", "--config.run.accumulate=2"),  # 2 + 8 / 2
+        (4.0, "", "--config.run.accumulate=2"),  # 1 + 4 / 2
+        (2.0, "", "--config.run.accumulate=4"),  # 1 + 4 / 4
+        (1.9, "", "--config.run.accumulate=4 --config.optim.m_dtype=bfloat16"),
+        (1.5, "", "--config.run.mesh 0 2 --config.run.accumulate=8"),
+        (6.0, "--topology v5e:2x2", "--config.run.accumulate=2"),  # 2 + 8 / 2
         (
             1.75,
-            "v5e:1x1",
+            "--topology v5e:1x1",
             "--topology=v5e:2x4 --config.run.accumulate=4 --config.optim.m_dtype=bfloat16",
         ),
-        (0.5, "v5e:2x4", None),
+        (5.0, "--config.run.remat=none", "--config.run.accumulate=2"),  # 1 + 8 / 2
+        (2.0, "--config.run.remat=none", "--config.run.remat=full --config.run.accumulate=4"),
+        (0.5, "", None),
     ],
 )
-def test_the_nearest_setting_that_fits(limit, topology, nearest, modelled, monkeypatch, capsys):
+def test_the_nearest_setting_that_fits(limit, args, nearest, modelled, monkeypatch, capsys):
     memory(monkeypatch, limit)
-    assert run(monkeypatch, "--topology", topology) == 1
+    assert run(monkeypatch, *args.split()) == 1
     found = json.loads(Path("out.json").read_text())
     said = capsys.readouterr().out
     assert all(f"tried {t['flags']}: " in said for t in found["tried"])
@@ -180,7 +184,7 @@ def test_the_nearest_setting_that_fits(limit, topology, nearest, modelled, monke
         return
     assert found["nearest"]["flags"] == nearest and f"nearest that fits: {nearest}" in said
     assert found["nearest"] in found["tried"] and not found["fits"]
-    assert run(monkeypatch, "--topology", topology, *nearest.split()) == 0
+    assert run(monkeypatch, *args.split(), *nearest.split()) == 0
 
 
 def test_what_state_alone_fills_is_not_compiled(place, monkeypatch):
