@@ -31,11 +31,11 @@ def speed(f: Fit, mfu: float, steps: int | None) -> dict:
     """Work, lower bounds and times; what the machine does at `mfu`, never below a bound."""
     chip, cfg, dims = topologies.chip(f.topology), f.cfg, f.dims
     peak, tokens = metrics.PEAK_FLOPS[f.device_kind] * f.chips, cfg.batch * cfg.length
-    flops = tokens * metrics.train_flops(dims, cfg.length)
+    flops = tokens * metrics.train_flops(dims, cfg.length, frozen=cfg.lora.rank > 0)
     run = flops + tokens * flops_again(dims, cfg.length, cfg.run.remat)
     passes = cfg.run.accumulate * (2 if cfg.run.remat == "none" else 3)
     weights = parameters(dims) * jnp.dtype(cfg.dtype).itemsize / f.mesh["tensor"] * passes
-    moved = 2 * (f.params + f.optimizer) + 2 * f.params + weights
+    moved = 2 * (f.trained + f.optimizer) + 2 * f.trained + weights
     bounds = {
         "compute": run / peak,
         "memory": moved / (chip.hbm_gbps * 1e9),

@@ -35,6 +35,7 @@ class Fit:
     mesh: dict[str, int]
     dims: Dims
     params: int
+    trained: int  # of them; adapters train beside a frozen base
     optimizer: int
     batch: int
     peak: int | None = None  # None where there is no program: it does not fit
@@ -62,6 +63,7 @@ def fit(cfg: Config, folder: Path, topology: str) -> Fit:
         mesh=dict(mesh.shape),
         dims=(base or state[0]).dims,
         params=bytes_a_chip((state[0], base)),
+        trained=bytes_a_chip(state[0]),
         optimizer=bytes_a_chip(state[1]),
         batch=bytes_a_chip(batch),
     )
@@ -129,9 +131,8 @@ def nearest(cfg: Config, folder: Path, topology: str, tell: Callable[[Fit], None
         with contextlib.suppress(UserError):  # a mesh that does not divide the model
             mesh = make_mesh(*start.run.mesh, devices=topologies.devices(slice_))
             rungs = [r for r in ladder(start, mesh.shape["fsdp"]) if r != cfg or slice_ != topology]
-            if slice_ != topology and rungs:
-                if tried(rungs.pop(0), slice_):
-                    return attempts[-1]
+            if slice_ != topology and rungs and tried(rungs.pop(0), slice_):
+                return attempts[-1]
             if rungs and tried(rungs[-1], slice_):  # where the leanest does not fit, none does
                 leanest = attempts[-1]
                 return next((attempts[-1] for r in rungs[:-1] if tried(r, slice_)), leanest)

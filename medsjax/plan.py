@@ -58,7 +58,8 @@ def known(value, form: str = "{:,}") -> str:
 
 
 def train_rows(r: dict) -> list[tuple[str, str]]:
-    parts = f"parameters {r['params_gib']}, optimizer {r['optimizer_gib']}"
+    trained = f" ({r['trained_gib']} trained)" if r["settings"]["lora_rank"] else ""
+    parts = f"parameters {r['params_gib']}{trained}, optimizer {r['optimizer_gib']}"
     rest = f"temporaries {known(r['temporaries_gib'])}, peak {known(r['peak_gib'])}"
     work = f"{known(r['examples_per_step'])} examples, {r['flops_per_step']:.3e} FLOPs"
     run = f"{known(r['steps'])} steps, {known(r['days'])} days"

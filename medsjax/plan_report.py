@@ -36,16 +36,18 @@ KEYS = {
     "chips": "in it",
     "hbm_gib": "memory of a chip that a program may use",
     "compiler": "versions of jax and the machine's compiler",
-    "settings": "mesh (fsdp, tensor), batch, length, accumulate, remat, dtype, m_dtype, v_dtype",
+    "settings": "mesh (fsdp, tensor), batch, length, accumulate, remat, dtype, m_dtype, "
+    "v_dtype, lora_rank",
     "fits": "true or false",
     "why_not": "empty, or why it does not fit",
-    "params_gib": "parameters, float32, a chip",
+    "params_gib": "parameters a chip",
+    "trained_gib": "of these what is trained, in float32: all, or adapters beside a frozen base",
     "optimizer_gib": "optimizer state a chip",
     "temporaries_gib": "all else that is alive at the peak a chip: gradients, activations, batch",
     "peak_gib": "most memory in use at a time a chip; null where it does not compile",
     "tokens_per_step": "places for tokens in a step (rows are packed more than 99 % full)",
     "examples_per_step": "null where the data was not opened",
-    "flops_per_step": "6 a weight and token, and causal attention's products",
+    "flops_per_step": "6 a weight and token (4 a frozen one), and causal attention's products",
     "flops_per_step_run": "the same with what remat computes again",
     "bounds_s": "seconds of a step at least: compute at the peak of all chips, memory (state, "
     "gradients and weights moved once), links (what the collectives send; null without a program)",
@@ -168,6 +170,7 @@ def settings(f: Fit) -> dict:
         **{"batch": cfg.batch, "length": cfg.length, "accumulate": cfg.run.accumulate},
         **{"remat": cfg.run.remat, "dtype": cfg.dtype},
         **{"m_dtype": cfg.optim.m_dtype, "v_dtype": cfg.optim.v_dtype},
+        "lora_rank": cfg.lora.rank,
     }
 
 
@@ -178,6 +181,7 @@ def memory(f: Fit) -> dict:
         "fits": f.fits,
         "why_not": f.why,
         "params_gib": gib(f.params),
+        "trained_gib": gib(f.trained),
         "optimizer_gib": gib(f.optimizer),
         "temporaries_gib": rest,
         "peak_gib": None if f.peak is None else gib(f.peak),
