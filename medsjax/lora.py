@@ -3,7 +3,8 @@
     W + alpha / rank * B A        (Hu et al. 2021; A uniform, B zero at the start, as PEFT has them)
 
 The base is held in the compute dtype, the adapters in float32; gradients, moments and checkpoints
-are the adapters' alone. A layer's weights are merged where the layer runs, one layer at a time.
+are the adapters' alone. A layer adds B (A x) to its products and leaves W as it is: no gradient of
+W's size is made, and no bfloat16 W swallows what is less than half its last bit.
 
 R rank; a weight's own letters are those of its name in model.py.
 """
@@ -84,6 +85,38 @@ def init(aim: Adapters, seed: int) -> Adapters:
         return Adapters(A, {t: jnp.zeros(b.shape, b.dtype) for t, b in aim.B.items()}, aim.scale)
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, aim))()
+
+
+class AdaptedBlock(Block):
+    """A layer, or all of them stacked, whose products add what its adapters give."""
+
+    def __init__(self, block: Block, adapters: Adapters):
+        self.dims, self.block, self.adapters = block.dims, block, nnx.data(adapters)
+
+    @property
+    def attn_norm_D(self):
+        return self.block.attn_norm_D
+
+    @property
+    def mlp_norm_D(self):
+        return self.block.mlp_norm_D
+
+    def product(self, equation: str, x: jax.Array, name: str) -> jax.Array:
+        y = self.block.product(equation, x, name)
+        target, out, into = next((t, *rest) for t, (n, *rest) in WEIGHTS.items() if n == name)
+        if target not in self.adapters.A:
+            return y
+        A, B = (part[target].astype(x.dtype) for part in (self.adapters.A, self.adapters.B))
+        low_BTR = jnp.einsum(f"{equation.split(',')[0]},R{into}->BTR", x, A)
+        added = jnp.einsum(f"BTR,{out}R->{equation.split('->')[1]}", low_BTR, B)
+        return y + self.adapters.scale * added
+
+
+def adapted(base: Llama, adapters: Adapters) -> Llama:
+    """The base with adapters beside its weights; the arrays are the base's own."""
+    model = jax.tree.map(lambda a: a, base)
+    model.blocks = AdaptedBlock(model.blocks, adapters)
+    return model
 
 
 def merge(block: Block, adapters: Adapters) -> Block:

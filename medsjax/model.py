@@ -96,23 +96,26 @@ class Block(nnx.Module):
         self.attn_norm_D = ones((D,), P(None, None))
         self.mlp_norm_D = ones((D,), P(None, None))
 
+    def product(self, equation: str, x: jax.Array, name: str) -> jax.Array:
+        """x times the weight of that name, in x's dtype; LoRA's layers add to it."""
+        return jnp.einsum(equation, x, getattr(self, name)[...].astype(x.dtype))
+
     def qkv(self, x_BTD: jax.Array, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Normalised, projected and rotated: q [B,T,N,H], k and v [B,T,K,H]."""
         h_BTD = rms_norm(x_BTD, self.attn_norm_D[...], eps=self.dims.norm_eps)
-        q = jnp.einsum("BTD,NHD->BTNH", h_BTD, self.q_NHD[...].astype(h_BTD.dtype))
-        k = jnp.einsum("BTD,KHD->BTKH", h_BTD, self.k_KHD[...].astype(h_BTD.dtype))
-        v = jnp.einsum("BTD,KHD->BTKH", h_BTD, self.v_KHD[...].astype(h_BTD.dtype))
+        q = self.product("BTD,NHD->BTNH", h_BTD, "q_NHD")
+        k = self.product("BTD,KHD->BTKH", h_BTD, "k_KHD")
+        v = self.product("BTD,KHD->BTKH", h_BTD, "v_KHD")
         return tuple(checkpoint_name(a, "qkv") for a in (rotate(q, rope), rotate(k, rope), v))
 
     def finish(self, x_BTD: jax.Array, attended_BTNH: jax.Array) -> jax.Array:
         """The residual stream after attention's output projection and the gated MLP."""
-        dtype = x_BTD.dtype
-        x_BTD += jnp.einsum("BTNH,DNH->BTD", attended_BTNH, self.o_DNH[...].astype(dtype))
+        x_BTD += self.product("BTNH,DNH->BTD", attended_BTNH, "o_DNH")
         h_BTD = rms_norm(x_BTD, self.mlp_norm_D[...], eps=self.dims.norm_eps)
-        gate_BTF = jnp.einsum("BTD,FD->BTF", h_BTD, self.gate_FD[...].astype(dtype))
-        up_BTF = jnp.einsum("BTD,FD->BTF", h_BTD, self.up_FD[...].astype(dtype))
+        gate_BTF = self.product("BTD,FD->BTF", h_BTD, "gate_FD")
+        up_BTF = self.product("BTD,FD->BTF", h_BTD, "up_FD")
         h_BTF = jax.nn.silu(gate_BTF) * up_BTF
-        return x_BTD + jnp.einsum("BTF,DF->BTD", h_BTF, self.down_DF[...].astype(dtype))
+        return x_BTD + self.product("BTF,DF->BTD", h_BTF, "down_DF")
 
     def __call__(self, x_BTD: jax.Array, rope, segments_BS: jax.Array, past=None):
         """The layer over whole rows; also gives k and v, which prefill keeps.
@@ -169,22 +172,15 @@ class Llama(nnx.Module):
         output_VD = self.output_VD.astype(x_BTD.dtype)
         return jnp.einsum("BTD,VD->BTV", x_BTD, output_VD, preferred_element_type=jnp.float32)
 
-    def hidden(
-        self, tokens_BT, positions_BT, segments_BT, *, remat="none", adapt=None
-    ) -> jax.Array:
+    def hidden(self, tokens_BT, positions_BT, segments_BT, *, remat="none") -> jax.Array:
         """Final normalised hidden states [B, T, D].
 
         `remat`: "full" keeps only each layer's input and recomputes the rest backward;
         "qkv_context" also keeps q, k, v and what attention gives; "none" keeps all.
-        `adapt`: (a function block, its part -> block; the parts, stacked), applied to each layer.
         """
         rope = rope_angles(positions_BT, self.dims)
 
-        change, parts = adapt or (None, None)
-
-        def layer(x_BTD, block_and_part):
-            block, part = block_and_part
-            block = change(block, part) if adapt else block
+        def layer(x_BTD, block):
             return block(x_BTD, rope, segments_BT)[0], None
 
         if remat != "none":
@@ -193,10 +189,10 @@ class Llama(nnx.Module):
             layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
         x_BTD = constrain(self.embed(tokens_BT), "fsdp", None, None)
         if isinstance(self.blocks, Block):
-            x_BTD, _ = jax.lax.scan(layer, x_BTD, (self.blocks, parts))
+            x_BTD, _ = jax.lax.scan(layer, x_BTD, self.blocks)
         else:
             for block in self.blocks:
-                x_BTD, _ = layer(x_BTD, (block, None))
+                x_BTD, _ = layer(x_BTD, block)
         return rms_norm(x_BTD, self.norm_D[...], eps=self.dims.norm_eps)
 
     def unstack(self) -> None:

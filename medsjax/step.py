@@ -21,9 +21,9 @@ def loss_sum(trained, batch: dict, remat: str, base: Llama | None = None) -> jax
 
     `trained`: the model, or the adapters of a `base`.
     """
-    model, adapt = (trained, None) if base is None else (base, (lora.merge, trained))
+    model = trained if base is None else lora.adapted(base, trained)
     rows = batch["tokens_BT"], batch["positions_BT"], batch["segments_BT"]
-    x_BTD = model.hidden(*rows, remat=remat, adapt=adapt)
+    x_BTD = model.hidden(*rows, remat=remat)
     return nll_sum(x_BTD, model.output_VD, batch["targets_BT"], batch["loss_mask_BT"])
 
 
