@@ -17,15 +17,28 @@ from medsjax.sharding import constrain
 CACHE = ("fsdp", "tensor", None, None)  # how it lies on the mesh
 
 
-@partial(jax.jit, static_argnums=3)
 def grow(logits_BV, cache, keep, S: int):
-    """The rows `keep` of a cache, with room for S tokens."""
+    """The rows `keep` of a cache, with room for S tokens.
 
-    def longer(kv_BKSH):
-        room = ((0, 0), (0, 0), (0, S - kv_BKSH.shape[2]), (0, 0))
-        return constrain(jnp.pad(kv_BKSH[keep], room), *CACHE)
+    Layer by layer, so that no more than one is in memory twice.
+    """
+    for i in range(len(cache)):
+        cache[i] = grow_layer(cache[i], keep, S)
+    return _take(logits_BV, keep), cache
 
-    return logits_BV[keep], jax.tree.map(longer, cache)
+
+@partial(jax.jit, static_argnums=2)
+def grow_layer(kv, keep, S: int):
+    def longer(a_BKSH):
+        room = ((0, 0), (0, 0), (0, S - a_BKSH.shape[2]), (0, 0))
+        return constrain(jnp.pad(a_BKSH[keep], room), *CACHE)
+
+    return jax.tree.map(longer, kv)
+
+
+@jax.jit
+def _take(logits_BV, keep):
+    return logits_BV[keep]
 
 
 @jax.jit

@@ -134,14 +134,13 @@ def _compiled(model: Llama, mesh: Mesh, platform: str, B: int, S: int) -> dict:
     args += ((rows, rows, numbers), jax.ShapeDtypeStruct((2,), jnp.int32))
     settings = (share, share, jax.ShapeDtypeStruct((), jnp.uint32))
     decode, _ = _program(decoding.decode, *args, settings, greedy=True, steps=CHUNK)
-    shorter = [[_shorter(a) for a in kv]] * model.dims.L
-    grow, _ = _program(decoding.grow, logits, shorter, rows, S)
+    grow, _ = _program(decoding.grow_layer, [_shorter(a) for a in kv], rows, S)
     cached = bytes_a_chip(cache)
     return {
         "cache": cached,
         "prefill": peak(layer) - bytes_a_chip((model.blocks[0], kv)),
         "decode": peak(decode) - bytes_a_chip(model) - cached,
-        "grow": peak(grow) - cached,
+        "grow": peak(grow) - bytes_a_chip(kv),
         "collectives": tuple(collectives.read(decode.as_text())),
     }
 
