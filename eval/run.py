@@ -41,9 +41,8 @@ def run(cfg: Config) -> dict[str, float]:
     if hasattr(cfg.bench, "check"):
         cfg.bench.check()  # now, not after gigabytes of weights
     folder = convert.resolve(cfg.model)
-    mesh = make_mesh(*cfg.mesh) if any(cfg.mesh) else convert.sampling_mesh(folder)
-    model, tokenizer = convert.load(folder, mesh, cfg.dtype, tokenizer=cfg.tokenizer)
-    model.unstack()
+    mesh = make_mesh(*cfg.mesh) if any(cfg.mesh) else None
+    model, tokenizer = convert.load_to_sample(folder, cfg.dtype, cfg.tokenizer, mesh)
     return cfg.bench(model, tokenizer, 0, cfg.workdir)
 
 

@@ -19,7 +19,8 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from medsjax import cards, lora, safetensors_io, sharding, verify, weights
+from medsjax import attention, cards, lora, safetensors_io, sharding, verify, weights
+from medsjax import workdir as workdirs
 from medsjax.checkpoint import Checkpoints
 from medsjax.config import LoRA
 from medsjax.errors import UserError, run_main
@@ -55,9 +56,18 @@ def load(
     return model, opened
 
 
-def sampling_mesh(folder: Path) -> Mesh:
-    """The mesh on which a folder's model samples best: see sharding.sampling_mesh."""
-    return sharding.sampling_mesh(read_config(folder)[1].K)
+def load_to_sample(
+    folder: Path, dtype: str, tokenizer: str = "", mesh: Mesh | None = None
+) -> tuple[Llama, Tokenizer]:
+    """An HF folder as the sampler wants it: its layers one by one, on the mesh that suits it best.
+
+    Before, this machine's attention kernel is compared with the plain one.
+    """
+    dims = read_config(folder)[1]
+    attention.check(dims.N, dims.K, dims.H, dtype)
+    model, opened = load(folder, mesh or sharding.sampling_mesh(dims.K), dtype, tokenizer=tokenizer)
+    model.unstack()
+    return model, opened
 
 
 def inspect(folder: Path, tokenizer: str = "") -> tuple[dict[str, Entry], Tokenizer]:
@@ -176,8 +186,13 @@ def _stored(entry: Entry | None) -> str:
     return name if name in ("float16", "bfloat16") else "float32"
 
 
-def from_run(workdir: Path, step: int | None, mesh: Mesh) -> tuple[Llama, Tokenizer, str, int]:
-    """A checkpoint of a run (None: its last): float32 model, tokenizer, the base's dtype, step."""
+def from_run(
+    workdir: Path, step: int | None, mesh: Mesh, dtype: str | None = None
+) -> tuple[Llama, Tokenizer, str, int]:
+    """A checkpoint of a run (None: its last): model, tokenizer, dtype to export in, step.
+
+    The model is in float32, or in that dtype (None: the base's) where adapters were merged into it.
+    """
     try:
         run, who = (
             json.loads((workdir / name).read_text()) for name in ("config.json", "identity.json")
@@ -196,6 +211,11 @@ def from_run(workdir: Path, step: int | None, mesh: Mesh) -> tuple[Llama, Tokeni
             f"{tokenizer or folder}: not the tokenizer that {workdir} was trained with; put back "
             "the base that its config.json names"
         )
+    if settings["rank"] and workdirs.weights_sha256(folder) != who.get("model"):
+        raise UserError(
+            f"{folder}: not the weights whose adapters {workdir} holds; put back the base that its "
+            "config.json names"
+        )
     checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
     trained = abstract(folder, mesh, "float32", "float32")
     if settings["rank"]:
@@ -206,14 +226,15 @@ def from_run(workdir: Path, step: int | None, mesh: Mesh) -> tuple[Llama, Tokeni
         trained = lora.abstract(trained, LoRA(**settings), mesh)
     step, (model,) = checkpoints.restore((trained,), step, part=True)
     checkpoints.close()
+    dtype = dtype or stored_dtype(folder)
     if settings["rank"]:
-        model = merged(folder, mesh, model)
-    return model, opened, stored_dtype(folder), step
+        model = merged(folder, mesh, model, dtype)
+    return model, opened, dtype, step
 
 
-def merged(folder: Path, mesh: Mesh, adapters: lora.Adapters) -> Llama:
-    """A folder's model in float32 with adapters in its weights."""
-    model = abstract(folder, mesh, "float32", "float32")
+def merged(folder: Path, mesh: Mesh, adapters: lora.Adapters, dtype: str) -> Llama:
+    """A folder's model with adapters in its weights, each added in float32 and rounded once."""
+    model = abstract(folder, mesh, dtype, dtype)
     weights.fill(model, safetensors_io.entries(folder))
     with jax.set_mesh(mesh):
         lora.fold(model, adapters)
@@ -236,8 +257,8 @@ def _convert(source: str, out: str, dtype: str | None, seed: int | None) -> None
     """Write `source` (folder, hub name or run) as an HF folder."""
     run = _split_run(source)
     if run and seed is None:
-        model, tokenizer, stored, step = from_run(*run, one_device())
-        return save(model, tokenizer, out, dtype or stored, cards.of_run(run[0], step))
+        model, tokenizer, dtype, step = from_run(*run, one_device(), dtype)
+        return save(model, tokenizer, out, dtype, cards.of_run(run[0], step))
     folder = resolve(source)
     if seed is not None:
         model, tokenizer = random(folder, seed, dtype or "float32")

@@ -133,9 +133,7 @@ def main() -> None:
     _check(args)
     prompts = read_prompts(args.prompts) if args.prompts else []
     folder = convert.resolve(args.model)
-    mesh = convert.sampling_mesh(folder)
-    model, tokenizer = convert.load(folder, mesh, args.dtype, tokenizer=args.tokenizer)
-    model.unstack()
+    model, tokenizer = convert.load_to_sample(folder, args.dtype, args.tokenizer)
     settings = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
     stream = partial(sampler.stream, model, tokenizer, **settings)
     if not args.prompts:

@@ -139,10 +139,10 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
     bench(cfg, folder, "start", 0)
     with told_if_too_big(cfg):
         model = fit(cfg, us, plan, heldout, steps, mesh, folder)
+    stored = convert.stored_dtype(folder)
     if cfg.lora.rank:
         lora.save(model, cfg.lora, cfg.model, workdir / "adapter", us.index == 0)
-        model = convert.merged(folder, mesh, model)
-    stored = convert.stored_dtype(folder)
+        model = convert.merged(folder, mesh, model, stored)
     convert.save(model, tokenizer, workdir / "hf", stored, cards.of_run(workdir, steps))
     us.say(f"{workdir}/hf: the tuned model, {stored}{workdirs.heldout_change(workdir)}")
     del model
@@ -185,9 +185,7 @@ def bench(cfg: config.Config, folder: Path, at: str, step: int) -> None:
             print("bench: skipped on several hosts; run `python -m eval.run` on the export")
         return
     tokenizer = cfg.tokenizer if at == "start" else ""
-    mesh = convert.sampling_mesh(folder)
-    model, opened = convert.load(folder, mesh, cfg.dtype, tokenizer=tokenizer)
-    model.unstack()
+    model, opened = convert.load_to_sample(folder, cfg.dtype, tokenizer)
     cfg.bench(model, opened, step, Path(cfg.workdir) / "eval" / f"step_{step}")
 
 

@@ -24,13 +24,14 @@ SEEN_WITHIN = 30  # seconds until what host 0 writes is seen by the others
 
 def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> dict:
     """What makes two runs the same: contents, not paths, and the settings that change numbers."""
+    adapters = dataclasses.asdict(cfg.lora) | {"targets": list(cfg.lora.targets)}
     return {
         "model": weights_sha256(folder),
         "tokenizer": tokenizer.fingerprint,
         "data": source.fingerprint,
         **{k: getattr(cfg, k) for k in ("length", "batch", "epochs", "seed", "dtype")},
         **{f"optim.{k}": v for k, v in dataclasses.asdict(cfg.optim).items()},
-        **({f"lora.{k}": v for k, v in config.to_dict(cfg.lora).items()} if cfg.lora.rank else {}),
+        **({f"lora.{k}": v for k, v in adapters.items()} if cfg.lora.rank else {}),
     }
 
 
@@ -130,6 +131,8 @@ def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:
         wanted += [workdir / "eval" / f"step_{step}" / "scores.json" for step in at]
     if hasattr(cfg.bench, "report"):
         wanted.append(workdir / "report.html")
+    if cfg.lora.rank:
+        wanted.append(workdir / "adapter")
     return all(path.exists() for path in wanted)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from medsjax import checkpoint, convert, lora, optim, train
@@ -133,6 +136,36 @@ def test_gradients_and_optimizer_state_are_the_adapters_alone(tiny_folder):
     assert sum(map(np.prod, of_adapters)) < sum(leaf.size for leaf in jax.tree.leaves(base)) / 4
 
 
+def test_a_small_change_beside_bfloat16_weights_is_not_lost(base):
+    """Below half a weight's last bit everywhere, which in the weights would vanish."""
+    block = nnx.clone(jax.tree.map(lambda a: a[0].astype(jnp.bfloat16), base.blocks))
+    signs = np.random.default_rng(0).choice([-1, 1], size=(16, 1024))
+    block.up_FD.set_value(jnp.asarray(signs, jnp.bfloat16))
+    A, B = {"up_proj": jnp.ones((1, 1024))}, {"up_proj": jnp.full((16, 1), 1e-3)}
+    adapters = lora.Adapters(A, B, scale=1.0)
+    x = jnp.ones((1, 1, 1024), jnp.bfloat16)
+
+    def change(of) -> float:
+        after, before = (b.product("BTD,FD->BTF", x, "up_FD") for b in (of, block))
+        return float((after.astype(jnp.float32) - before.astype(jnp.float32)).mean())
+
+    assert change(lora.merge(block, adapters)) == 0
+    assert change(lora.AdaptedBlock(block, adapters)) == pytest.approx(1.024, rel=0.1)
+
+
+def test_no_product_of_a_weights_size_is_made(base):
+    """Neither B A nor W's own gradient: of all weights, those of the base's step are."""
+
+    def products(trained, *rest) -> set[str]:
+        step = jax.make_jaxpr(jax.grad(steps.loss_sum), static_argnums=2)
+        program = str(step(trained, batch(), "full", *rest))
+        return set(re.findall(r":f32\[([\d,]+)\] = dot_general", program))
+
+    up_or_gate = {"48,32"}
+    assert up_or_gate <= products(base)
+    assert not up_or_gate & products(random_adapters(base), base)
+
+
 def config(folder: Path, workdir: Path, **changes) -> Config:
     settings = {
         **{"model": str(folder), "data": Repeat(), "heldout": Repeat(), "length": 64},
@@ -205,6 +238,15 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(run, tiny_folder, tmp_path
     for other in (dataclasses.replace(SETTINGS, alpha=7.0), LoRA()):
         with pytest.raises(UserError, match=r"started with lora\."):
             train.train(config(tiny_folder, tmp_path / "run", lora=other))
+
+
+def test_adapters_go_into_their_own_base_alone(run, tmp_path):
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    settings = json.loads((copied / "config.json").read_text())
+    settings["model"] = str(tiny.write(tmp_path / "other", seed=1))
+    (copied / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"other: not the weights whose adapters .*run holds"):
+        convert.from_run(copied, None, one_device())
 
 
 @pytest.mark.parametrize(
