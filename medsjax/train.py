@@ -115,7 +115,7 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
     plan = Plan.of(cfg.data, tokenizer, cfg, "data")
     steps = input_pipeline.n_steps(len(plan.rows), cfg.batch, cfg.epochs)
     heldout = cfg.heldout and Heldout(cfg.heldout, tokenizer, cfg, mesh)
-    who = workdirs.identity(cfg, folder, tokenizer, plan.source)
+    who = workdirs.identity(cfg, us, folder, tokenizer, plan.source)
     measured = {"lengths": plan.fingerprint, "heldout": heldout and heldout.plan.fingerprint}
     us.agree("data", {**who, **measured})
     if us.index == 0:

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,11 +23,13 @@ from medsjax.tokenizer import Tokenizer
 SEEN_WITHIN = 30  # seconds until what host 0 writes is seen by the others
 
 
-def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> dict:
+def identity(
+    cfg: config.Config, us: Hosts, folder: Path, tokenizer: Tokenizer, source
+) -> dict[str, Any]:
     """What makes two runs the same: contents, not paths, and the settings that change numbers."""
     adapters = dataclasses.asdict(cfg.lora) | {"targets": list(cfg.lora.targets)}
     return {
-        "model": weights_sha256(folder),
+        "model": weights_sha256(folder, us),
         "tokenizer": tokenizer.fingerprint,
         "data": source.fingerprint,
         **{k: getattr(cfg, k) for k in ("length", "batch", "epochs", "seed", "dtype")},
@@ -35,19 +38,40 @@ def identity(cfg: config.Config, folder: Path, tokenizer: Tokenizer, source) -> 
     }
 
 
-def weights_sha256(folder: Path) -> str:
-    """sha256 over an HF folder's config and weight files."""
+def weights_sha256(folder: Path, us: Hosts | None = None) -> str:
+    """sha256 over an HF folder's config.json and the sha256 of each of its weight files.
+
+    Several hosts share the files out, so that each is read once; that all of them see the same
+    ones follows from what `glance` reads of each.
+    """
+    us = us or Hosts()
     files = sorted({entry.file for entry in safetensors_io.entries(folder).values()})
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    size = sum(f.stat().st_size for f in files)
+    us.agree("model", {"model": hashlib.sha256(b"".join(map(glance, files))).hexdigest()})
+    mine = files[us.index :: us.count]
+    size, digests = sum(f.stat().st_size for f in mine), {}
     look = {"unit": "B", "unit_scale": True, "leave": False, "disable": size < 1e9}
     with tqdm(total=size, desc="hashing weights", **look) as bar:
-        for path in files:
+        for path in mine:
+            digest = hashlib.sha256()
             with open(path, "rb") as file:
                 while block := file.read(1 << 24):
                     digest.update(block)
                     bar.update(len(block))
-    return digest.hexdigest()
+            digests[path.name] = digest.hexdigest()
+    found = {name: d for part in us.gather("weights", digests) for name, d in part.items()}
+    config_json = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps([config_json, sorted(found.items())]).encode()).hexdigest()
+
+
+def glance(path: Path) -> bytes:
+    """A file's name, its size, and 4 KB at nine places of it."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        parts = [f"{path.name} {size} ".encode()]
+        for i in range(9):
+            file.seek(max(size - 4096, 0) * i // 8)
+            parts.append(file.read(4096))
+    return b"".join(parts)
 
 
 def claim(workdir: Path):
