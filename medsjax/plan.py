@@ -97,7 +97,7 @@ def main() -> None:
     args, rest = parser().parse_known_args()
     cfg = config.load(rest, prog="python -m medsjax.plan", about=about())
     if args.table:
-        print(plan_table.table(training(cfg), args.table))
+        print(plan_table.write(training(cfg), args.table))
         return
     if args.topology is None:
         raise UserError(f"--topology is missing; there are {', '.join(topologies.SLICES)}")
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tokens", type=int, metavar="N", help="of an epoch; the data is then not opened")
     add("--batch", type=int, help="--job eval: rows (128)")
     add("--length", type=int, help="--job eval: tokens of prompt and answer (2048)")
-    add("--table", type=Path, metavar="DIR", help="models x machines as Markdown, kept in DIR")
+    add("--table", type=Path, metavar="DIR", help="models x machines, DIR/table.md")
     return p
 
 

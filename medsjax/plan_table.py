@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from medsjax import plan_report
 from medsjax.config import Config
 from medsjax.errors import UserError
@@ -39,8 +41,8 @@ SAMPLING = (
 )
 
 
-def table(cfg: Config, folder: Path) -> str:
-    """Both tables as Markdown. Plans that lie in `folder` are not made again.
+def write(cfg: Config, folder: Path) -> Path:
+    """Both tables as Markdown, in a file. Plans that lie in `folder` are not made again.
 
     A machine whose compiler is not installed is left out, so that two environments can share the
     folder.
@@ -54,7 +56,9 @@ def table(cfg: Config, folder: Path) -> str:
             sampler = _kept(folder, "eval", named, machine)
             training += [train_row(train)] if train else []
             sampling += [sampler_row(sampler)] if sampler else []
-    return f"{_markdown(TRAINING, training)}\n\n{_markdown(SAMPLING, sampling)}"
+    path = folder / "table.md"
+    path.write_text(f"{_markdown(TRAINING, training)}\n\n{_markdown(SAMPLING, sampling)}\n")
+    return path
 
 
 def _kept(folder: Path, job: str, cfg: Config, machine: str) -> dict | None:
@@ -70,6 +74,7 @@ def _kept(folder: Path, job: str, cfg: Config, machine: str) -> dict | None:
             print(f"{path.name}: {error}", file=sys.stderr)
             return None
         write_json(path, found)
+        jax.clear_caches()  # else the programs of all plans stay in memory
     return json.loads(path.read_text())
 
 

@@ -14,15 +14,12 @@ from pathlib import Path
 
 import huggingface_hub
 import jax
-import numpy as np
 import pytest
 
 from medsjax import (
     bounds,
     convert,
-    decoding,
     fitting,
-    fitting_sampler,
     metrics,
     optim,
     plan,
@@ -276,61 +273,6 @@ def test_an_extra_that_is_not_installed_is_named(topology, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"pip install -e '.\[{extra}\]'"):
         topologies.devices(topology)
-
-
-def test_what_the_sampler_holds_are_the_bytes_of_real_arrays(place):
-    n = fitting_sampler.need(Path("model"), "v5e:2x2", (2, 2), "float32", 4, 64)
-    mesh = make_mesh(2, 2, jax.devices()[:4])
-    model, _ = convert.load("model", mesh, "float32")
-    model.unstack()
-    with jax.set_mesh(mesh):
-        tokens, starts = np.zeros((4, 32), np.int32), np.zeros(4, np.int32)
-        _, cache = decoding.prefill(model, list(model.blocks), None, tokens, starts, 64)
-    assert (n.weights, n.cache) == (on_first(model), on_first(cache))
-    assert n.fits and min(n.prefill, n.decode) > 0 and n.grow >= n.cache // 64
-    assert n.peak == n.weights + n.cache + max(n.prefill, n.decode, n.grow)
-    assert n.collectives
-
-
-@pytest.mark.parametrize("first", [8, 160])
-@pytest.mark.parametrize(("fsdp", "limit"), [(1, 100.5), (8, 100.5), (8, 9.1), (8, 8.9), (1, 1.0)])
-def test_the_largest_batch(first, fsdp, limit, real):
-    """A row takes 1 of memory, the weights 1: it fits, and a sixteenth more does not."""
-    asked = []
-
-    def measure(rows: int) -> fitting_sampler.Need:
-        asked.append(rows)
-        why = "" if rows + 1 <= limit else "too large"
-        held = {"weights": 1000, "cache": 1000 * rows, "limit": 1000 * limit, "why": why}
-        mesh = {"fsdp": fsdp, "tensor": 1}
-        kind = {"topology": "", "device_kind": "", "dims": real[0].dims}
-        return fitting_sampler.Need(**kind, mesh=mesh, batch=rows, length=1, **held)
-
-    found = fitting_sampler.largest(measure, measure(first))
-    rows = found.batch if found else 0
-    assert rows + 1 <= limit < rows + max(rows // 16, fsdp) + 1
-    assert len(asked) <= 8 and all(n % fsdp == 0 for n in asked)
-
-
-def test_the_report_of_the_sampler_holds_what_help_documents(place, monkeypatch, capsys):
-    monkeypatch.setattr(fitting_sampler, "largest", lambda measure, first: first)
-    assert run(monkeypatch, "--job", "eval", "--batch", "4", "--length", "160") == 0
-    found = json.loads(Path("out.json").read_text())
-    assert list(found) == list(plan_report.SAMPLER_KEYS)
-    assert found["settings"] == {"mesh": [4, 2], "batch": 4, "length": 160, "dtype": "bfloat16"}
-    capsys.readouterr()
-    assert run(monkeypatch, "--help") == 0
-    said = capsys.readouterr().out
-    assert all(f"  {key} " in said for key in plan_report.SAMPLER_KEYS)
-
-
-@pytest.mark.slow
-def test_decoding_8b_needs_little_beside_its_cache(tmp_path):
-    """On an H200, 128 rows of 2048: temporaries of at most a hundredth of the cache."""
-    pytest.importorskip("jax_cuda13_plugin", reason="needs the extra gpu-plan")
-    found = planned(tmp_path, "h200", "--job", "eval", "--config.model=llama-3-8b")
-    assert found["cache_gib"] == 32.0 and 0 < found["decode_share"] < 0.01
-    assert found["largest_batch"] >= 128
 
 
 @pytest.mark.slow
