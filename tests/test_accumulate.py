@@ -35,7 +35,7 @@ def plainly(model, total, grads, batch):
     )
 
 
-@pytest.mark.parametrize(("tied", "mesh"), [(True, (1, 1)), (False, (1, 1)), (True, (2, 2))])
+@pytest.mark.parametrize(("tied", "mesh"), [(False, (1, 1)), (True, (2, 2))])
 def test_two_parts_sum_to_jax_grads(tied, mesh):
     with jax.set_mesh(make_mesh(*mesh, jax.devices()[: mesh[0] * mesh[1]])):
         model = make(tied)

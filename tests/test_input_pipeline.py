@@ -157,6 +157,7 @@ def test_starting_at_a_step_continues_from_it(start_step):
     assert_equal(read(start_step=start_step), read()[start_step:])
 
 
+@pytest.mark.slow
 def test_worker_processes_read_the_same():
     """Here those of one host in four; that hosts together read what one reads is tested above."""
     host = {"process_index": 2, "process_count": 4}

@@ -23,6 +23,7 @@ from tests import tiny
 from tests.test_train import Repeat
 
 SETTINGS = LoRA(rank=3, alpha=6.0)
+SIMPLER = (((1, 1), 4), ((8, 1), 1))
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,9 @@ def test_at_the_start_it_is_the_base_to_the_bit(base):
         assert 0.9 * edge < float(jnp.abs(a).max()) <= edge, target
 
 
-@pytest.mark.parametrize("targets", [SETTINGS.targets, ("q_proj", "down_proj")])
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(
+    ("remat", "targets"), [("full", SETTINGS.targets), ("none", ("q_proj", "down_proj"))]
+)
 def test_loss_and_gradients_follow_the_chain_rule_through_merged_weights(targets, remat, base):
     """dA = s B^T dW, dB = s dW A^T, with dW the gradient of the merged model's weights."""
     adapters = random_adapters(base, dataclasses.replace(SETTINGS, targets=targets))
@@ -112,7 +114,10 @@ def start(folder: Path, mesh, accumulate=1):
     return steps.jit_step(state, optimizer, accumulate, "full"), adapters, opt_state, base
 
 
-@pytest.mark.parametrize(("shape", "accumulate"), [((1, 1), 4), ((8, 1), 1), ((4, 2), 2)])
+@pytest.mark.parametrize(
+    ("shape", "accumulate"),
+    [((4, 2), 2), *(pytest.param(*one, marks=pytest.mark.slow) for one in SIMPLER)],
+)
 def test_neither_mesh_nor_accumulation_changes_a_step(shape, accumulate, tiny_folder):
     ends = []
     devices = jax.devices()[: shape[0] * shape[1]]

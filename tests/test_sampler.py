@@ -168,7 +168,7 @@ def test_a_cache_that_grows_and_rows_that_leave_change_nothing(
     assert len(rows) > 2 and rows == sorted(rows, reverse=True) and rows[-1] < rows[0]
 
 
-@pytest.mark.parametrize("device_mesh", [None, (4, 2)])
+@pytest.mark.parametrize("device_mesh", [None, pytest.param((4, 2), marks=pytest.mark.slow)])
 def test_what_prompts_share_is_computed_once_and_changes_nothing(
     device_mesh, tiny_loaded, tiny_folder, tokenizer, monkeypatch
 ):

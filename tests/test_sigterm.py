@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from medsjax import convert, metrics, train
 from medsjax.config import Config, Optim, Run
 from medsjax.hosts import Hosts
@@ -43,6 +45,7 @@ def rows(workdir: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in ("time", "tokens_per_second")} for row in ran]
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_the_same_command_ends_in_the_same_bits(
     tiny_folder, tmp_path, monkeypatch
 ):
