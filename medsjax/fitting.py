@@ -145,7 +145,7 @@ def _starts(cfg: Config, topology: str) -> Iterator[tuple[str, Config]]:
     leaner = [] if cfg.run.remat == "full" else [_run(cfg, remat="full")]
     for start in (cfg, *leaner):
         yield topology, start
-    for ways in (2 * tensor, 4 * tensor):
+    for ways in (2 * tensor, 4 * tensor, 8 * tensor):
         yield topology, _run(cfg, remat="full", mesh=(0, ways))
     for slice_ in topologies.larger(topology):
         for start in (cfg, *leaner):

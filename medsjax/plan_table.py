@@ -15,7 +15,7 @@ from medsjax.config import Config
 from medsjax.errors import UserError
 from medsjax.workdir import write_json
 
-MACHINES = ("v4:2x2x2", "v5e:4x4", "v5e:4x8", "v5p:2x2x1", "v6e:2x4", "h200")
+MACHINES = ("v4:2x2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5p:2x2x1", "v6e:2x4", "h200")
 ROWS, LENGTH = 128, 2048  # of the sampler
 TRAINING = (
     "model",
