@@ -2,6 +2,7 @@
 
 import mmap
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -136,10 +137,13 @@ def read(
 def _aligned(shape: list[int], dtype) -> np.ndarray:
     """An empty array in pages of its own: XLA's CPU client then takes it as it lies, uncopied.
 
-    numpy's own would ask for huge pages, for which the kernel may search long when memory is full.
+    Huge pages where the kernel gives them: first touching small ones takes longer than the reading.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+        with suppress(OSError):  # a kernel built without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype).reshape(shape)
 
 
