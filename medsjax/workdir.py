@@ -1,5 +1,6 @@
 """A run's folder: who may write into it, what run it belongs to, whether it is finished."""
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -162,8 +163,11 @@ def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:
 
 def check_space(workdir: Path, state, keep: int) -> None:
     """Refuse a run whose checkpoints would fill the disk hours from now."""
-    size = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(state))
-    there = sum(f.stat().st_size for f in workdir.glob("checkpoints/*/**/*") if f.is_file())
+    size, there = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(state)), 0
+    for folder, _, names in os.walk(workdir / "checkpoints"):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # Orbax deletes what a kill left half done
+                there += os.stat(os.path.join(folder, name)).st_size
     wanted, free = (keep + 1) * size - there, shutil.disk_usage(workdir).free
     if wanted > free:
         raise UserError(
