@@ -216,7 +216,6 @@ def from_run(
             f"{folder}: not the weights whose adapters {workdir} holds; put back the base that its "
             "config.json names"
         )
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
     trained = abstract(folder, mesh, "float32", "float32")
     if settings["rank"]:
         settings = {
@@ -224,6 +223,7 @@ def from_run(
             **{k: settings[k] for k in ("rank", "alpha")},
         }
         trained = lora.abstract(trained, LoRA(**settings), mesh)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=None, state=trained)
     step, (model,) = checkpoints.restore((trained,), step, part=True)
     checkpoints.close()
     dtype = dtype or stored_dtype(folder)

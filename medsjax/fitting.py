@@ -38,6 +38,7 @@ class Fit:
     trained: int  # of them; adapters train beside a frozen base
     optimizer: int
     batch: int
+    checkpoint: int  # of all chips
     peak: int | None = None  # None where there is no program: it does not fit
     fits: bool = False
     why: str = ""  # it does not fit
@@ -66,6 +67,7 @@ def fit(cfg: Config, folder: Path, topology: str) -> Fit:
         trained=bytes_a_chip(state[0]),
         optimizer=bytes_a_chip(state[1]),
         batch=bytes_a_chip(batch),
+        checkpoint=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
     )
     if (held := found.params + found.optimizer) > limit:
         return replace(found, why=f"parameters and optimizer alone take {held / GIB:.1f} GiB")

@@ -66,6 +66,7 @@ def train_rows(r: dict) -> list[tuple[str, str]]:
     return [
         ("settings", listed(r["settings"])),
         ("GiB a chip", f"{parts}, {rest}"),
+        ("a checkpoint", f"{r['checkpoint_gb']} GB"),
         ("a step", f"{r['tokens_per_step']:,} tokens, {work}"),
         ("takes at least", listed(r["bounds_s"], " s")),
         (f"at {r['mfu']:.0%} MFU", f"{r['step_s']:.2f} s a step, {r['tokens_per_s']:,} tokens/s"),

@@ -45,6 +45,7 @@ KEYS = {
     "optimizer_gib": "optimizer state a chip",
     "temporaries_gib": "all else that is alive at the peak a chip: gradients, activations, batch",
     "peak_gib": "most memory in use at a time a chip; null where it does not compile",
+    "checkpoint_gb": "1e9 bytes of one: room on the disk is needed for run.keep + 1",
     "tokens_per_step": "places for tokens in a step (rows are packed more than 99 % full)",
     "examples_per_step": "null where the data was not opened",
     "flops_per_step": "6 a weight and token (4 a frozen one), and causal attention's products",
@@ -185,6 +186,7 @@ def memory(f: Fit) -> dict:
         "optimizer_gib": gib(f.optimizer),
         "temporaries_gib": rest,
         "peak_gib": None if f.peak is None else gib(f.peak),
+        "checkpoint_gb": round(f.checkpoint / 1e9, 2),
     }
 
 

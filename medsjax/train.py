@@ -172,7 +172,8 @@ def told_if_too_big(cfg: config.Config):
             raise
         raise UserError(
             f"batch={cfg.batch}, accumulate={cfg.run.accumulate}: a step does not fit into the "
-            "device's memory; raise run.accumulate, set run.remat=full, or use more devices"
+            "device's memory; raise run.accumulate, set run.remat=full, use more devices, or on a "
+            "GPU export XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 (JAX takes 0.75 of it else)"
         ) from error
 
 
@@ -211,8 +212,8 @@ def begin(cfg: config.Config, us: Hosts, checkpoints, state, optimizer, mesh, fo
 def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Mesh, folder: Path):
     """The training loop, from the last checkpoint if there is one; gives what is trained."""
     workdir, optimizer = Path(cfg.workdir), optim.make(cfg.optim, steps)
-    checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep)
     state, _ = abstract_start(cfg, folder, optimizer, mesh)
+    checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep, state)
     if us.index == 0:
         workdirs.check_space(workdir, state, cfg.run.keep)
     dims = convert.read_config(folder)[1]

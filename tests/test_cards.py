@@ -34,8 +34,8 @@ def run(tmp_path_factory) -> Path:
     base = tiny.write(folder / "base", dtype="bfloat16", torch_dtype="bfloat16")
     model, tokenizer = convert.load(base, dtype="float32")
     workdir = folder / "demo"
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     moments = {"m": jax.tree.map(jnp.zeros_like, model)}
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=2, state=(model, moments))
     checkpoints.save(3, (model, moments))
     checkpoints.save(6, (jax.tree.map(lambda a: 2 * a, model), moments))
     checkpoints.close()

@@ -102,6 +102,7 @@ def test_parts_are_the_bytes_that_a_real_state_has_on_a_device(real):
     opt = steps.init_opt(optimizer, state[1], model)
 
     assert (f.params, f.optimizer) == (on_first(model), on_first(opt))
+    assert f.checkpoint == sum(leaf.nbytes for leaf in jax.tree.leaves((model, opt)))
     assert f.params < f.optimizer < f.peak - f.params  # gradients are at least as large as these
 
 

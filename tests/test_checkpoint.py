@@ -1,0 +1,141 @@
+"""States on disk and back: bit for bit on any mesh, in no more host memory than there is room."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import psutil
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from orbax.checkpoint._src.serialization import types
+
+from medsjax import checkpoint
+from medsjax.checkpoint import Checkpoints
+from medsjax.errors import UserError
+from medsjax.sharding import make_mesh
+
+KB = 1024
+
+
+def state(mesh, seed: int = 0) -> dict[str, jax.Array]:
+    """Leaves of 4 to 64 KB, split over both axes, over one, and whole on each device."""
+    rng, specs = np.random.default_rng(seed), (P("fsdp", "tensor"), P(None, "tensor"), P())
+    return {
+        f"{kind}.{rows}.{i}": jax.device_put(
+            rng.standard_normal((rows, 64)).astype(jnp.dtype(kind)), NamedSharding(mesh, spec)
+        )
+        for kind in ("float32", "bfloat16")
+        for rows in (32, 256)
+        for i, spec in enumerate(specs)
+    }
+
+
+def shapes(tree) -> dict:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
+
+
+def assert_restored(folder, expected: dict[str, np.ndarray], mesh) -> None:
+    aim = shapes(state(mesh))
+    step, found = Checkpoints(folder, 2, aim).restore(aim)
+    assert step == 7 and list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].sharding == aim[name].sharding
+        assert np.asarray(found[name]).tobytes() == value.tobytes(), name
+
+
+@pytest.fixture
+def copies(monkeypatch) -> list[tuple[str, str]]:
+    """What Orbax's handler tells, in order: ("copied" to the host or "written", a leaf's name)."""
+    events = []
+
+    def hear(method: str, word: str) -> None:
+        def told(self, keypath):
+            events.append((word, keypath[0].key))
+
+        monkeypatch.setattr(types.DefaultSerializationStatusCallback, method, told)
+
+    hear("on_transfer_end", "copied")
+    hear("on_write_end", "written")
+    return events
+
+
+def test_a_state_larger_than_there_is_room_goes_in_batches(tmp_path, monkeypatch, copies, caplog):
+    """Never more than the room on the host at once; when `save` returns all is on the disk."""
+    room = 150 * KB
+    monkeypatch.setattr(checkpoint, "room", lambda: room)
+    tree = state(make_mesh(4, 2))
+    expected = jax.tree.map(np.asarray, tree)
+    checkpoints = Checkpoints(tmp_path, 2, shapes(tree))
+    assert checkpoints.in_batches and sum(map(checkpoint.held, tree.values())) > room
+    checkpoints.save(7, tree)
+    for leaf in tree.values():
+        leaf.delete()  # as the next step does, to which the state is donated
+    alive = most = 0
+    for word, name in copies:
+        alive += expected[name].nbytes * (1 if word == "copied" else -1)
+        most = max(most, alive)
+    assert alive == 0 and max(a.nbytes for a in expected.values()) <= most <= room
+    assert sorted(name for word, name in copies if word == "written") == sorted(expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["7"] and not caplog.records
+    assert_restored(tmp_path, expected, make_mesh(1, 1, jax.devices()[:1]))
+
+
+def test_a_state_for_which_there_is_room_is_copied_before_save_returns(tmp_path, copies):
+    tree = state(make_mesh(2, 4))
+    expected = jax.tree.map(np.asarray, tree)
+    checkpoints = Checkpoints(tmp_path, 2, shapes(tree))
+    assert not checkpoints.in_batches
+    checkpoints.save(7, tree)
+    assert [word for word, _ in copies[: len(tree)]] == ["copied"] * len(tree)
+    for leaf in tree.values():
+        leaf.delete()
+    checkpoints.close()
+    assert_restored(tmp_path, expected, make_mesh(8, 1))
+
+
+def test_where_orbax_has_other_names_all_is_copied_at_once(tmp_path, monkeypatch, copies):
+    monkeypatch.setattr(checkpoint, "room", lambda: 10 * KB)
+    monkeypatch.delattr(ocp.type_handlers, "ArrayHandler")
+    tree = state(make_mesh(4, 2))
+    expected = jax.tree.map(np.asarray, tree)
+    Checkpoints(tmp_path, 2, shapes(tree)).save(7, tree)
+    assert [word for word, _ in copies[: len(tree)]] == ["copied"] * len(tree)
+    assert_restored(tmp_path, expected, make_mesh(4, 2))
+
+
+def test_what_a_host_holds_counts_each_part_once():
+    mesh = make_mesh(4, 2)
+    for spec in (P("fsdp", "tensor"), P("tensor"), P()):
+        sharding = NamedSharding(mesh, spec)
+        assert checkpoint.held(jax.ShapeDtypeStruct((8, 6), jnp.bfloat16, sharding=sharding)) == 96
+
+
+@pytest.mark.parametrize(
+    ("backend", "free", "room"), [("tpu", 300, 100), ("gpu", 300, 48), ("gpu", 96, 32)]
+)
+def test_a_third_of_the_hosts_free_memory_is_room(backend, free, room, monkeypatch):
+    """Of a GPU's host less than XLA pins, 64 GB."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    memory = psutil.virtual_memory()._replace(available=free * 10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert checkpoint.room() == room * 10**9
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ValueError("RESOURCE_EXHAUSTED: no space left on device"), "no space left"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: host memory"), "out of host memory"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_is_one_line(error, why, tmp_path, monkeypatch):
+    tree = {"a": jnp.zeros(3)}
+    checkpoints = Checkpoints(tmp_path / "c", 2, tree)
+
+    def full(*args, **settings):
+        raise error
+
+    monkeypatch.setattr(checkpoints.manager, "save", full)
+    with pytest.raises(UserError, match=why):
+        checkpoints.save(3, tree)
