@@ -154,26 +154,36 @@ class TestCreate:
         assert done.stderr.splitlines()[-1].startswith(f"error: {says}")
 
 
+def set_up(cloud, checkout, *known: str, **env: str):
+    """setup.sh of a checkout of its own, in which git knows the scripts and `known`."""
+    shutil.copytree(SCRIPTS, checkout / "tpu_scripts")
+    for args in (["init", "-q"], ["add", *known, "tpu_scripts"]) if known else ():
+        subprocess.run(["git", *args], cwd=checkout, check=True, capture_output=True)
+    (checkout / "deleted.py").unlink(missing_ok=True)
+    command = [str(checkout / "tpu_scripts" / "setup.sh")]
+    return subprocess.run(command, env=cloud.env | env, capture_output=True, text=True, timeout=20)
+
+
 def test_setup_brings_what_git_knows_to_every_worker(slice_of_3, tmp_path):
     """From a checkout of its own, onto workers that already have uv, so nothing is fetched."""
     checkout, token = tmp_path / "checkout", tmp_path / "token"
-    shutil.copytree(SCRIPTS, checkout / "tpu_scripts")
+    checkout.mkdir()
     (checkout / "new file.py").write_text("as it is now")
+    (checkout / "deleted.py").write_text("known, but there no more")
     (checkout / "left.out").write_text("not in git")
+    (checkout / "mine.py").write_text("not in git, and perhaps forgotten")
     token.write_text("hf_secret")
-    for args in (["init", "-q"], ["add", "new file.py", "tpu_scripts"]):
-        subprocess.run(["git", *args], cwd=checkout, check=True, capture_output=True)
     for home in slice_of_3.homes:
         shutil.rmtree(home / "tpu_scripts")
         (home.parent / "mounted").unlink()
         (home.parent / "bucket").mkdir()
-    command = [str(checkout / "tpu_scripts" / "setup.sh")]
-    env = slice_of_3.env | {"TPU_BUCKET": "gs://my-bucket", "TPU_TOKEN_FILE": str(token)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20)
-    assert (done.returncode, done.stderr) == (0, "")
+    env = {"TPU_BUCKET": "gs://my-bucket", "TPU_TOKEN_FILE": str(token)}
+    done = set_up(slice_of_3, checkout, "new file.py", "deleted.py", **env)
+    told = "not copied, as git does not know it (git add): mine.py\n"
+    assert (done.returncode, done.stderr) == (0, told)
     for i, home in enumerate(slice_of_3.homes):
         assert (home / "new file.py").read_text() == "as it is now"
-        assert not (home / "left.out").exists()
+        assert not {"left.out", "mine.py", "deleted.py"} & {f.name for f in home.iterdir()}
         assert f"worker {i}: set up" in done.stdout
         assert f"my-bucket {home.parent}/bucket" in done.stdout
         assert f"print('worker {i}: jax'" in done.stdout
@@ -184,6 +194,22 @@ def test_setup_brings_what_git_knows_to_every_worker(slice_of_3, tmp_path):
     assert done.stdout.count("uv pip install --quiet --python .venv/bin/python -e .[tpu]") == 3
     assert "hf_secret" not in done.stdout + "".join(slice_of_3.calls())
     assert not list(tmp_path.glob("*.tgz"))
+
+
+def test_setup_outside_a_checkout_leaves_the_workers_alone(slice_of_3, tmp_path):
+    done = set_up(slice_of_3, tmp_path / "copy", GIT_CEILING_DIRECTORIES=str(tmp_path))
+    assert done.returncode == 2
+    assert "error: this is no git checkout (see above)" in done.stderr.splitlines()[-1]
+    assert not any(" scp " in line or " ssh " in line for line in slice_of_3.calls())
+
+
+def test_setup_does_not_go_on_with_another_bucket(slice_of_3, tmp_path):
+    for home in slice_of_3.homes:
+        (home.parent / ".medsjax-bucket").write_text("old-bucket\n")
+        (home.parent / "bucket").mkdir()
+    done = set_up(slice_of_3, tmp_path / "copy", "tpu_scripts/setup.sh", TPU_BUCKET="new-bucket")
+    assert done.returncode == 2
+    assert "error: worker 1: old-bucket is mounted, not new-bucket; sudo systemctl" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["setup", "run", "logs", "stop"])

@@ -5,7 +5,7 @@ DRY_RUN=0
 
 # Print the comment block under the shebang: every script's help is its own head.
 usage() {
-  sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+  sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"
 }
 
 # Take --help and --dry-run where they stand first; what follows is left in ARGS.

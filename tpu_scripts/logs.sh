@@ -18,6 +18,7 @@ case ${ARGS[0]:-} in
 esac
 no_arguments
 [[ $worker =~ ^[0-9]+$ ]] || fail "--worker $worker: a number, from 0"
+worker=$((10#$worker))
 need_ready
 [[ $DRY_RUN -eq 1 || $worker -lt $WORKERS ]] ||
   fail "--worker $worker: $TPU_NAME has $WORKERS, from 0 to $((WORKERS - 1))"

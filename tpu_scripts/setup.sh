@@ -25,7 +25,12 @@ cd "$(dirname "$0")/.."
 
 archive=${TMPDIR:-/tmp}/medsjax-$TPU_NAME.tgz
 [[ $DRY_RUN -eq 1 ]] || trap 'rm -f "$archive"' EXIT
-run bash -c "git ls-files -z | tar --null --files-from=- -czf $(printf %q "$archive")"
+new=$(git ls-files --others --exclude-standard -- '*.py') ||
+  fail "this is no git checkout (see above), and what git knows is what is copied"
+[[ -z $new ]] || echo "not copied, as git does not know it (git add): ${new//$'\n'/, }" >&2
+there="while IFS= read -rd '' file; do [[ ! -e \$file ]] || printf '%s\0' \"\$file\"; done"
+run bash -o pipefail -c \
+  "git ls-files -z | $there | tar --null --files-from=- -czf $(printf %q "$archive")"
 to_workers "$archive" medsjax.tgz
 bucket=${TPU_BUCKET:-}
 on_workers "set -e; mkdir -p medsjax; cd medsjax
