@@ -30,6 +30,7 @@ from medsjax.sigterm import Sigterm, Stopped
 
 PER_HOST = ("model", "tokenizer", "workdir", "run.workers")  # the first three compare by content
 LAST_WORDS = 10  # seconds that host 0 waits for the others to end before it
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
 class Hosts:
@@ -51,10 +52,13 @@ class Hosts:
         if self.index == 0:
             print(text, flush=True)
 
-    def gather(self, what: str, value: Any) -> list:
-        """Every host's `value` (JSON), by host; all must ask for the same, in the same order."""
+    def gather(self, what: str, value: Any, limit: float | None = None) -> list:
+        """Every host's `value` (JSON), by host; all must ask for the same, in the same order.
+
+        Raises queue.Empty after `limit` seconds.
+        """
         self.give(what, value)
-        found, values = self.answers.get()
+        found, values = self.answers.get(timeout=limit)
         assert found == what, (found, what)
         return values
 
@@ -94,6 +98,8 @@ class Hosts:
         def again():
             raise error
 
+        if self.count > 1 and not isinstance(error, UserError):
+            time.sleep(2)  # JAX fails where another host is gone: that line is the one to show
         with self.ending:  # of several threads that end this process, one has the word
             line = f"{self.names[self.index]}: {error}"
             if not isinstance(error, UserError):
@@ -140,7 +146,14 @@ class Hosts:
         finally:  # those who came learn why, if it fails
             for host, link in list(self.links.items()):
                 threading.Thread(target=self._read, args=(host, link), daemon=True).start()
-        names = self.gather("names", socket.gethostname())
+        limit = place.limit + LAST_WORDS  # host 0 may wait as long for others
+        try:
+            names = self.gather("names", socket.gethostname(), limit)
+        except queue.Empty:
+            raise UserError(
+                f"no answer from {place.address}:{place.port} after {limit:.0f} s; end what else "
+                "listens there, and start the same command on every host"
+            ) from None
         self.names = [f"host {i} ({name})" for i, name in enumerate(names)]
         self.together = True
 
@@ -212,6 +225,11 @@ def joined(cfg: config.Config) -> Iterator[Hosts]:
                 us.sigterm.catch()  # JAX has taken the signal for itself
                 kind = jax.local_devices()[0].device_kind
                 us.agree("devices", {"devices": f"{jax.local_device_count()} x {kind}"})
+            if jax.process_count() != us.count:
+                raise UserError(
+                    f"JAX is one of {jax.process_count()} hosts, but {us.count} met here; set "
+                    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID on each"
+                )
             yield us
             us.gather("end", None)
     except BaseException as error:
@@ -230,7 +248,7 @@ def facts(cfg: config.Config) -> dict[str, str]:
     settings = {k: v for k, v in _flat(config.to_dict(cfg)).items() if k not in PER_HOST}
     return {
         "python": python_version(),
-        **{name: version(name) for name in ("jax", "jaxlib", "flax")},
+        **{name: version(name) for name in VERSIONS},
         "medsjax": f"files with sha256 {digest.hexdigest()[:12]}",
         **{f"config.{key}": json.dumps(value) for key, value in settings.items()},
     }

@@ -9,6 +9,7 @@ Shape key: B = this host's rows of a step, T = tokens of a row.
 
 import math
 import os
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from medsjax.errors import UserError
+from medsjax.measuring import end_with_parent
 from medsjax.packing import Rows
 
 
@@ -163,8 +165,14 @@ def batches(
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers inherit absl's flags; tyro parsed ours
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_start_worker
+        )
     return iter(dataset)
+
+
+def _start_worker(index: int, count: int) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def heldout_batches(

@@ -180,13 +180,15 @@ _worker: tuple[Any, int]  # in a worker: its source and width
 def _start_worker(pickled: Path, width: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # and so is a shutdown
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _worker = pickle.loads(pickled.read_bytes()), width
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """In a thread of a worker process, which would wait forever for a killed parent."""
     multiprocessing.parent_process().join()
-    os._exit(1)  # the pool's own workers would wait forever for a killed parent
+    os._exit(1)
 
 
 def _measure_in_worker(chunk: int) -> list[tuple[int, ...]]:

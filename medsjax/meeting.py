@@ -153,14 +153,15 @@ def _check(place: Place, hello: dict, link: socket.socket, links: dict) -> None:
 
 def _hello(link: socket.socket) -> dict | None:
     """How a caller names itself; None for a stranger."""
-    link.settimeout(5)
+    line, deadline = b"", time.monotonic() + 5
     try:
-        line = b""
         while not line.endswith(b"\n") and len(line) < 1000:
+            link.settimeout(max(deadline - time.monotonic(), 0.001))
             line += link.recv(1) or b"\n"
         hello = json.loads(line)
-        return hello if {"medsjax", "hosts", "name"} <= hello.keys() else None
-    except (OSError, ValueError, AttributeError):
+        kinds = {"medsjax": int, "hosts": int, "name": str}
+        return hello if {key: type(hello[key]) for key in kinds} == kinds else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

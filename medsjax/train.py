@@ -151,6 +151,7 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
         cards.put(workdir / "hf", cards.of_run(workdir, steps))  # now with scores
         if hasattr(cfg.bench, "report"):
             cfg.bench.report(workdir)
+        workdirs.write_json(workdir / workdirs.FINISHED, {"steps": steps})
 
 
 def check_rows(cfg: config.Config, mesh: Mesh) -> None:

@@ -21,6 +21,7 @@ from medsjax.errors import OnAll, UserError
 from medsjax.hosts import Hosts
 from medsjax.tokenizer import Tokenizer
 
+FINISHED = "finished.json"  # written last, with the steps of what lies beside it
 SEEN_WITHIN = 30  # seconds until what host 0 writes is seen by the others
 
 
@@ -149,7 +150,10 @@ def heldout_change(workdir: Path) -> str:
 
 
 def finished(cfg: config.Config, workdir: Path, steps: int) -> bool:
-    """The last checkpoint, the export and every bench asked for are there."""
+    """The last checkpoint, the export of that step and every bench asked for are there."""
+    told = workdir / FINISHED
+    if not told.is_file() or json.loads(told.read_text()) != {"steps": steps}:
+        return False
     wanted = [workdir / "checkpoints" / str(steps), workdir / "hf" / "config.json"]
     if cfg.bench is not None and jax.process_count() == 1:
         at = {"both": [0, steps], "start": [0], "end": [steps], "none": []}[cfg.run.bench_at]

@@ -161,15 +161,19 @@ def break_down(us: Hosts, host: int, how: str) -> None:
             raise UserError("data/x: no such folder")
         if how == "fault":
             raise ZeroDivisionError
+        time.sleep(0.3 if how == "kill, seen by JAX" else 0)
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "kill, seen by JAX":  # whose collective fails before the connection is seen closed
+        raise RuntimeError("Gloo all-reduce failed: Connection reset by peer")
     time.sleep(0.1 * us.index)
     us.gather("never", None)
 
 
 @pytest.mark.parametrize("host", [0, 1])
-@pytest.mark.parametrize("how", ["error", "fault", "kill"])
+@pytest.mark.parametrize("how", ["error", "fault", "kill", "kill, seen by JAX"])
 def test_what_ends_one_host_ends_all(tmp_path, host, how):
     codes, outs = Run(tmp_path, break_down, [(host, how)] * 3).ended()
+    how = how.partition(",")[0]
     code = {"error": 2, "fault": 1, "kill": -9}[how]
     assert codes == [code if i == host else 2 for i in range(3)]
     name = f"host {host} ({socket.gethostname()})"
@@ -178,6 +182,29 @@ def test_what_ends_one_host_ends_all(tmp_path, host, how):
     assert all(outs[i].count("\n") == 1 for i in {0, 1, 2} - {host})
     if how == "error":
         assert outs[host] == "error: data/x: no such folder\n"
+
+
+def test_who_takes_connections_but_is_not_host_0_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(hosts, "LAST_WORDS", 0.2)
+    with socket.create_server(("localhost", 0)) as silent:
+        us, port = Hosts(1, 2), silent.getsockname()[1]
+        us.over = True  # the connection's end, after the test, is not the end of this process
+        with pytest.raises(
+            UserError, match=rf"no answer from localhost:{port} after 0 s; end what"
+        ):
+            us.meet(meeting.Place("localhost", port, 2, 1, 0.2))
+
+
+def test_devices_of_hosts_that_did_not_meet_are_refused(monkeypatch):
+    """A worker of a slice that took itself for the only one would train a run of its own."""
+    monkeypatch.setattr(meeting, "find", lambda: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    config = Config(model="m", data=Dataset())
+    with (
+        pytest.raises(UserError, match="JAX is one of 4 hosts, but 1 met here"),
+        hosts.joined(config),
+    ):
+        raise AssertionError("went on")
 
 
 def walk(us: Hosts, folder: Path, stuck: bool) -> None:

@@ -1,7 +1,12 @@
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -162,6 +167,32 @@ def test_worker_processes_read_the_same():
     """Here those of one host in four; that hosts together read what one reads is tested above."""
     host = {"process_index": 2, "process_count": 4}
     assert_equal(read(start_step=1, workers=2, **host), read(start_step=1, **host))
+
+
+FEED = """
+import time
+from tests.test_input_pipeline import LENGTH, LENGTHS, ONE_HOST, ROWS, Source, batches
+if __name__ == "__main__":
+    more = {"length": LENGTH, "batch": 8, "epochs": 2.0, "seed": 3, **ONE_HOST}
+    fed = batches(Source(), ROWS, LENGTHS, start_step=0, workers=2, **more)
+    next(fed)
+    print("fed", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_worker_processes_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "feed.py").write_text(FEED)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, str(tmp_path / "feed.py")]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "fed\n"
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        assert len(workers) >= 2
+        parent.kill()
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert len(gone) >= 2 and alive == []
 
 
 def test_any_step_alone_is_that_step():

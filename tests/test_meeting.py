@@ -1,5 +1,8 @@
 """Where a host of a run finds its place: in the environment, or by what a Cloud TPU tells."""
 
+import json
+import socket
+
 import jax
 import pytest
 
@@ -29,6 +32,36 @@ def test_a_host_finds_its_place(monkeypatch):
     }.items():
         with pytest.raises(UserError, match=line):
             find(*values)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"[" * 998 + b"\n",
+        b'{"medsjax": [], "hosts": 2, "name": "a"}\n',
+        b'{"medsjax": 1, "hosts": 2}\n',
+        b"[1]\n",
+        b"\xff\n",
+        b"",
+    ],
+)
+def test_strangers_are_told_from_hosts(words):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(words)
+        theirs.shutdown(socket.SHUT_WR)
+        assert meeting._hello(ours) is None
+
+
+def test_a_host_is_known_by_its_hello_in_whatever_pieces_it_comes():
+    hello = {"medsjax": 1, "hosts": 2, "name": "box"}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for piece in json.dumps(hello).partition(":"):
+            theirs.sendall(piece.encode())
+        theirs.sendall(b"\n")
+        assert meeting._hello(ours) == hello
 
 
 def test_a_host_of_a_tpu_slice_finds_its_place(monkeypatch):

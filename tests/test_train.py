@@ -336,6 +336,32 @@ def test_a_step_too_big_for_the_device_says_what_to_change(cfg, monkeypatch):
         train.train(cfg)
 
 
+def test_an_export_of_fewer_steps_does_not_count_as_finished(cfg, monkeypatch, capsys):
+    """A run made longer and killed between its last checkpoint and the export."""
+    train.train(cfg)
+    longer = dataclasses.replace(
+        cfg, epochs=2 * cfg.epochs, run=dataclasses.replace(cfg.run, force_resume=True)
+    )
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.convert, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(longer)
+    monkeypatch.undo()
+    weights = Path(cfg.workdir, "hf/model.safetensors")
+    before = weights.read_bytes()
+    train.train(longer)
+    assert "nothing left to do" not in capsys.readouterr().out
+    assert weights.read_bytes() != before
+    assert (
+        f"for {losses(cfg.workdir)[-1][0]} steps" in Path(cfg.workdir, "hf/README.md").read_text()
+    )
+    train.train(longer)
+    assert "nothing left to do" in capsys.readouterr().out
+
+
 def test_a_finished_run_tells_when_other_scores_are_asked_for(cfg, capsys):
     train.train(cfg)
     train.train(cfg)
