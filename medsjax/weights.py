@@ -105,6 +105,7 @@ def fill(model: Llama, entries: dict[str, Entry]) -> None:
             placed = [jax.device_put(parts[box], d) for box, held in holders.items() for d in held]
             whole = jax.make_array_from_single_device_arrays(aim.shape, aim.sharding, placed)
             param.set_value(jax.block_until_ready(whole))
+            del parts, placed, whole  # else they are kept while the next are read
             bar.update(len(hf_names))
 
 

@@ -29,6 +29,31 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
     np.testing.assert_allclose(got[10:], cosine, rtol=1e-5)
 
 
+def test_updates_are_adamw_with_clipping_by_hand():
+    """In float64: gradients below the norm's limit and far above it, decay but for norms."""
+    settings = Optim(lr=0.1, warmup=0.3, final=0.5, b1=0.8, b2=0.9, weight_decay=0.2, clip=2.0)
+    optimizer, rng = optim.make(settings, 10), np.random.default_rng(1)
+    params = {"w_D": rng.standard_normal(30), "norm_D": rng.standard_normal(30)}
+    ours = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+    state, rate = optimizer.init(ours), optim.schedule(settings, 10)
+    m, v = ({name: np.zeros(30) for name in params} for _ in range(2))
+    for t, size in enumerate((0.05, 50.0, 1.0), 1):
+        grads = {name: size * rng.standard_normal(30) for name in params}
+        given = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), grads)
+        updates, state = optimizer.update(given, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        for name, w in params.items():
+            g = grads[name] * min(1, settings.clip / norm)
+            m[name] = settings.b1 * m[name] + (1 - settings.b1) * g
+            v[name] = settings.b2 * v[name] + (1 - settings.b2) * g * g
+            m_hat, v_hat = m[name] / (1 - settings.b1**t), v[name] / (1 - settings.b2**t)
+            decay = settings.weight_decay * w if name == "w_D" else 0
+            step = m_hat / (np.sqrt(v_hat) + settings.eps) + decay
+            params[name] = w - float(rate(t - 1)) * step
+            np.testing.assert_allclose(ours[name], params[name], rtol=0, atol=2e-6)
+
+
 def test_moments_in_float32_are_plain_adam():
     ours, state = run(optim.adam(Optim(b1=0.8)), np.ones(5))
     plain, plain_state = run(optax.scale_by_adam(0.8), np.ones(5))

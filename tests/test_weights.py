@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -121,9 +122,33 @@ def test_on_cpu_the_memory_read_into_is_the_devices_own(tiny_folder, tiny_loaded
 
 
 def test_loaded_weights_can_be_donated(tiny_folder):
-    """They are the host's memory, which an update must not write into."""
     model = tiny.load(tiny_folder)
     before = np.array(model.norm_D[...])
     twice = jax.jit(lambda m: jax.tree.map(lambda a: 2 * a, m), donate_argnums=0)(model)
     np.testing.assert_array_equal(twice.norm_D[...], 2 * before)
-    np.testing.assert_array_equal(tiny.load(tiny_folder).norm_D[...], before)
+
+
+def test_no_more_than_the_largest_parameter_is_on_the_host_beside_the_devices(
+    tmp_path, monkeypatch
+):
+    """Where devices have memory of their own, to which all is copied."""
+    folder = tiny.write(tmp_path / "wide", hidden_size=64, intermediate_size=1024)
+    alive = most = 0
+    aligned, put = weights._aligned, jax.device_put
+
+    def counted(shape, dtype):
+        nonlocal alive, most
+        buffer = aligned(shape, dtype)
+        alive += buffer.nbytes
+        most = max(most, alive)
+        weakref.finalize(buffer.base, gone, buffer.nbytes)
+        return buffer
+
+    def gone(size):
+        nonlocal alive
+        alive -= size
+
+    monkeypatch.setattr(weights, "_aligned", counted)
+    monkeypatch.setattr(jax, "device_put", lambda value, device: put(np.array(value), device))
+    model = tiny.load(folder)
+    assert most == max(leaf.nbytes for leaf in jax.tree.leaves(model)) and alive == 0
