@@ -32,7 +32,8 @@ def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BS:
     A segment's tokens stand together. The queries are those of the last T of the S tokens, T = S
     but where a prefix's keys stand before. Order in the row decides causality, not positions. Rows
     of padding (segment 0) attend to padding: finite, and never read. Scores and softmax are
-    float32. What a rematerialisation policy keeps, lest it is computed again, is named "context".
+    float32. What a rematerialisation policy keeps, lest it is computed again, is named "context";
+    not on a GPU, where the way back also needs sums of cuDNN's that have no name.
     """
     kernel = _kernel(q_BTNH, k_BSKH)
     if kernel is None:
@@ -133,13 +134,12 @@ def splash(q_BTNH, k_BTKH, v_BTKH, segments_BT, *, interpret: bool = False):
 def masked_cudnn(q_BTNH, k_BTKH, v_BTKH, segments_BT):
     """NVIDIA from Ampere on: flash attention under a mask [B, 1, T, T], by a public name of JAX."""
     same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-    out_BTNH = jax.nn.dot_product_attention(
+    return jax.nn.dot_product_attention(
         *(q_BTNH, k_BTKH, v_BTKH),
         mask=same_BTS[:, None],
         is_causal=True,
         implementation="cudnn",
     )
-    return checkpoint_name(out_BTNH, "context")
 
 
 @jax.custom_vjp
@@ -167,14 +167,13 @@ def _cudnn(q_BTNH, k_BTKH, v_BTKH, segments_BT):
         if jax.__version_info__ < (0, 11, 1):  # where offsets of K and V are counted in q's strides
             G = q_BTNH.shape[2] // k_BTKH.shape[2]
             k_BTKH, v_BTKH = (jnp.repeat(a, G, axis=2) for a in (k_BTKH, v_BTKH))
-        out_BTNH = _fused().dot_product_attention(
+        return _fused().dot_product_attention(
             *(q_BTNH, k_BTKH, v_BTKH),
             **{"q_seqlen": lengths_BM, "kv_seqlen": lengths_BM},
             **{"q_offsets": offsets_BM, "kv_offsets": offsets_BM},
             scale=q_BTNH.shape[3] ** -0.5,
             mask_type=_fused().MaskType.PADDING_CAUSAL,
         )
-        return checkpoint_name(out_BTNH, "context")
 
     def masked(*qkv):
         return masked_cudnn(*qkv, segments_BT)

@@ -19,12 +19,14 @@ def parameters(dims: Dims) -> int:
     return sum(math.prod(shape) for shape in expected(dims).values())
 
 
-def flops_again(dims: Dims, length: int, remat: str) -> float:
+def flops_again(dims: Dims, length: int, remat: str, gpu: bool) -> float:
     """FLOPs a token of what the backward pass computes again: what a layer did not keep."""
-    qkv = 2 * dims.D * dims.H * (dims.N + 2 * dims.K) + 2 * dims.N * dims.H * length
+    qkv = 2 * dims.D * dims.H * (dims.N + 2 * dims.K)
+    context = 2 * dims.N * dims.H * length
     output_gate_up = 2 * dims.D * dims.N * dims.H + 2 * 2 * dims.D * dims.F
-    kept = {"full": 0, "qkv_context": qkv, "none": qkv + output_gate_up}[remat]
-    return dims.L * (qkv + output_gate_up - kept)
+    everything = qkv + context + output_gate_up
+    kept = {"full": 0, "qkv_context": qkv + (0 if gpu else context), "none": everything}[remat]
+    return dims.L * (everything - kept)
 
 
 def speed(f: Fit, mfu: float, steps: int | None) -> dict:
@@ -32,7 +34,7 @@ def speed(f: Fit, mfu: float, steps: int | None) -> dict:
     chip, cfg, dims = topologies.chip(f.topology), f.cfg, f.dims
     peak, tokens = metrics.PEAK_FLOPS[f.device_kind] * f.chips, cfg.batch * cfg.length
     flops = tokens * metrics.train_flops(dims, cfg.length, frozen=cfg.lora.rank > 0)
-    run = flops + tokens * flops_again(dims, cfg.length, cfg.run.remat)
+    run = flops + tokens * flops_again(dims, cfg.length, cfg.run.remat, "NVIDIA" in f.device_kind)
     passes = cfg.run.accumulate * (2 if cfg.run.remat == "none" else 3)
     weights = parameters(dims) * jnp.dtype(cfg.dtype).itemsize / f.mesh["tensor"] * passes
     moved = 2 * (f.trained + f.optimizer) + 2 * f.trained + weights

@@ -27,15 +27,29 @@ def flat(tree) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+def _bits(a: jax.Array) -> jax.Array:
+    kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[a.dtype.itemsize]
+    return jax.lax.bitcast_convert_type(a, kind).astype(jnp.uint32)
+
+
 @jax.jit
 def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
     """uint32 sum of each leaf's bits: the same on every mesh."""
+    return [jnp.sum(_bits(a), dtype=jnp.uint32) for a in leaves]
 
-    def bits(a: jax.Array) -> jax.Array:
-        kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[a.dtype.itemsize]
-        return jnp.sum(jax.lax.bitcast_convert_type(a, kind).astype(jnp.uint32), dtype=jnp.uint32)
 
-    return [bits(a) for a in leaves]
+@jax.jit
+def _placed_sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    """The same, each element's bits times its place, counted along the last axis first."""
+
+    def one(a: jax.Array) -> jax.Array:
+        places = jnp.zeros(a.shape, jnp.uint32)
+        for axis in range(a.ndim):
+            index = jax.lax.broadcasted_iota(jnp.uint32, a.shape, axis)
+            places += index * jnp.uint32(prod(a.shape[axis + 1 :]) % 2**32)
+        return jnp.sum(_bits(a) * places, dtype=jnp.uint32)
+
+    return [one(a) for a in leaves]
 
 
 def checksums(tree) -> dict[str, int]:
@@ -45,19 +59,23 @@ def checksums(tree) -> dict[str, int]:
 
 
 def fingerprint(model) -> str:
-    """sha256 over names, shapes, dtypes and checksums of all parameters: what a model is.
+    """sha256 over names, shapes, dtypes and two sums of all parameters: what a model is.
 
-    The same whether its layers are stacked or not.
+    One sum is of the bits, one of the bits by their place; both are the same whether the layers
+    are stacked or not.
     """
-    sums = checksums(model)
+    leaves = flat(model)
+    sums, placed = (f(list(leaves.values())) for f in (_sums, _placed_sums))
     found: dict[str, list] = {}
-    for name, leaf in flat(model).items():
+    for (name, leaf), total, by_place in zip(leaves.items(), sums, placed, strict=True):
+        total, by_place = int(total), int(by_place)
         stacked = re.sub(r"^blocks\.\d+\.", "blocks.", name)
         layers = leaf.shape[:1] if name.startswith("blocks.") and stacked == name else ()
         shape = leaf.shape[len(layers) :]
-        known = found.setdefault(stacked, [0, shape, np.dtype(leaf.dtype).name, 0])
+        known = found.setdefault(stacked, [0, shape, np.dtype(leaf.dtype).name, 0, 0])
+        known[4] = (known[4] + by_place + known[0] * leaf.size * total) % 2**32
+        known[3] = (known[3] + total) % 2**32
         known[0] += layers[0] if layers else 1
-        known[3] = (known[3] + sums[name]) % 2**32
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 

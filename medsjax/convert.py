@@ -65,7 +65,8 @@ def load_to_sample(
     """
     dims = read_config(folder)[1]
     attention.check(dims.N, dims.K, dims.H, dtype)
-    model, opened = load(folder, mesh or sharding.sampling_mesh(dims.K), dtype, tokenizer=tokenizer)
+    mesh = mesh or sharding.sampling_mesh(dims.K, dims.F, dims.V)
+    model, opened = load(folder, mesh, dtype, tokenizer=tokenizer)
     model.unstack()
     return model, opened
 

@@ -163,10 +163,10 @@ def _attend_cache(q_BTNH, k_BKSH, v_BKSH, seen_BS):
 
 def _sample(logits_BV, numbers_B, step, temperature, top_p, seed):
     """Nucleus sampling: among the likeliest tokens whose mass first reaches top_p."""
-    logits_BV = logits_BV / temperature
+    logits_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature
     ranked_BV = jnp.sort(logits_BV, axis=-1, descending=True)
     probs_BV = jax.nn.softmax(ranked_BV, axis=-1)
-    kept_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV < top_p
+    kept_BV = (jnp.cumsum(probs_BV, axis=-1) - probs_BV < top_p).at[:, 0].set(True)
     floor_B = jnp.min(jnp.where(kept_BV, ranked_BV, jnp.inf), axis=-1)
     logits_BV = jnp.where(logits_BV >= floor_B[:, None], logits_BV, -jnp.inf)
     key = jax.random.key(seed)

@@ -58,8 +58,11 @@ class Need:
 def need(folder: Path, topology: str, shape: tuple[int, int], dtype: str, B: int, S: int) -> Need:
     """Compile the sampler for a machine; `shape` (0, 0) is the mesh that sampling takes."""
     devices = topologies.devices(topology)
-    K = convert.read_config(folder)[1].K
-    mesh = make_mesh(*shape, devices=devices) if any(shape) else sampling_mesh(K, devices)
+    dims = convert.read_config(folder)[1]
+    if any(shape):
+        mesh = make_mesh(*shape, devices=devices)
+    else:
+        mesh = sampling_mesh(dims.K, dims.F, dims.V, devices)
     if B % mesh.shape["fsdp"]:
         raise UserError(f"--batch {B}: must be a multiple of the {mesh.shape['fsdp']} on fsdp")
     model = convert.abstract(folder, mesh, dtype, dtype)

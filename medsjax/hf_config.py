@@ -60,8 +60,18 @@ def _dims(c: dict) -> Dims:
 
 
 def _rope(c: dict) -> dict:
-    """transformers 5 moves rope_theta and rope_scaling into rope_parameters."""
-    return {**(c.get("rope_scaling") or {}), **(c.get("rope_parameters") or {})}
+    """transformers 5 moves rope_theta and rope_scaling into rope_parameters.
+
+    Where a config has both, they must say the same.
+    """
+    scaling, parameters = (dict(c.get(k) or {}) for k in ("rope_scaling", "rope_parameters"))
+    for rope in (scaling, parameters):
+        if "type" in rope:  # its name before transformers 4.43
+            rope.setdefault("rope_type", rope.pop("type"))
+    for key in scaling.keys() & parameters.keys():
+        if scaling[key] != parameters[key]:
+            raise ValueError(f"rope_scaling and rope_parameters name two values of {key}")
+    return scaling | parameters
 
 
 def _theta(c: dict) -> float | None:
@@ -81,7 +91,7 @@ def _size(c: dict, key: str) -> int:
 
 
 def _rope_scaling(rope: dict) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope.get("rope_type", "default")
     if kind == "default":
         return None
     if kind == "linear":

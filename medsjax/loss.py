@@ -114,7 +114,7 @@ def _chunk(x_nD, output_vD, ids_v, targets_n, mask_n, axes: tuple):
     logits_nv = jnp.where(ids_v >= 0, _einsum("nD,vD->nv", x_nD, output_vD), -jnp.inf)
     top_n = jax.lax.pmax(logits_nv.max(-1), axes)
     exp_nv = jnp.exp(logits_nv - top_n[:, None])
-    hit_nv = ids_v == targets_n[:, None]
+    hit_nv = (ids_v == targets_n[:, None]) & (ids_v >= 0)
     picked_n = jnp.sum(jnp.where(hit_nv, logits_nv, 0), axis=-1)
     sum_n, picked_n = jax.lax.psum((exp_nv.sum(-1), picked_n), axes)
     nll_n = jnp.log(sum_n) + (top_n - picked_n)

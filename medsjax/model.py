@@ -176,7 +176,7 @@ class Llama(nnx.Module):
         """Final normalised hidden states [B, T, D].
 
         `remat`: "full" keeps only each layer's input and recomputes the rest backward;
-        "qkv_context" also keeps q, k, v and what attention gives; "none" keeps all.
+        "qkv_context" also keeps q, k, v and what attention gives (not on a GPU); "none" keeps all.
         """
         rope = rope_angles(positions_BT, self.dims)
 

@@ -11,6 +11,7 @@ are held one by one: `model.unstack()` before, or each call makes a copy of the 
 """
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +43,7 @@ def generate(
     """
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = [bos + tokenizer.encode(p) if isinstance(p, str) else list(p) for p in prompts]
-    limits = [max_new_tokens] * len(ids) if isinstance(max_new_tokens, int) else max_new_tokens
+    limits = [max_new_tokens] * len(ids) if isinstance(max_new_tokens, Integral) else max_new_tokens
     texts = [""] * len(ids)
     for i, new in stream(model, tokenizer, ids, limits, temperature, top_p, seed, mesh):
         texts[i] = tokenizer.decode(new)
@@ -65,20 +66,25 @@ def stream(
 
     What a prompt gets does not depend on its batch: greedy is greedy, and a sampled token's key
     comes from (seed, prompt number, step). `groups`, one value a prompt, says which prompts begin
-    alike. `mesh` None: the mesh the model lies on. Where a
-    batch does not fit into memory, it and the following are halved.
+    alike. `mesh` None: the mesh the model lies on. Where a batch does not fit into memory, it and
+    the following are halved. Raises ValueError for a prompt or a setting that makes no sense.
     """
+    _check(len(prompts), max_new_tokens, temperature, top_p, seed)
     for i, prompt in enumerate(prompts):
         if not len(prompt) or not 0 <= min(prompt) <= max(prompt) < model.dims.V:
             raise ValueError(f"prompt {i}: needs at least one id, all in [0, {model.dims.V})")
-    mesh = mesh or model.embed_VD[...].sharding.mesh
-    prefixes = _common_prefixes(prompts, groups or [0] * len(prompts))
+    own = model.embed_VD[...].sharding.mesh
+    mesh = mesh or own
+    if mesh.devices.tolist() != own.devices.tolist():
+        raise ValueError(f"mesh: {mesh} is not the model's, {own}; load the model there")
+    prefixes = _common_prefixes(prompts, [0] * len(prompts) if groups is None else groups)
     order = sorted(
         range(len(prompts)),
         key=lambda i: (prefixes[i], -_size(max_new_tokens[i]), -len(prompts[i]), i),
     )
     stops = np.asarray(tokenizer.stop_ids, np.int32)
-    settings = (np.float32(temperature or 1.0), np.float32(top_p), np.uint32(seed))
+    greedy = bool(np.float32(temperature) < np.finfo(np.float32).tiny)
+    settings = (np.float32(1.0 if greedy else temperature), np.float32(top_p), np.uint32(seed))
     with jax.set_mesh(mesh):  # not around the yield, where the caller's code runs
         blocks = (
             decoding.unstacked(model) if isinstance(model.blocks, Block) else list(model.blocks)
@@ -90,7 +96,7 @@ def stream(
         batch = Batch.of(prefix, prompts, max_new_tokens, chosen, batch_size, mesh.shape["fsdp"])
         try:
             with jax.set_mesh(mesh):
-                out = _answer(model, blocks, batch, past, stops, settings, temperature == 0.0)
+                out = _answer(model, blocks, batch, past, stops, settings, greedy)
         except jax.errors.JaxRuntimeError as error:
             rows = len(batch.starts_B)
             if "RESOURCE_EXHAUSTED" not in str(error) or rows <= mesh.shape["fsdp"]:
@@ -101,6 +107,17 @@ def stream(
         order = order[len(chosen) :]
         for i, ids in zip(chosen, out, strict=False):
             yield i, ids[: int(np.argmax(np.append(ids, -1) < 0))].tolist()
+
+
+def _check(prompts: int, limits: Sequence[int], temperature, top_p, seed) -> None:
+    if len(limits) != prompts:
+        raise ValueError(f"max_new_tokens: {len(limits)} numbers for {prompts} prompts")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: must be 0 or more")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: must be above 0 and at most 1")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: must be in 0 to 2**32 - 1")
 
 
 class Batch(NamedTuple):

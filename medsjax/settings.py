@@ -110,7 +110,7 @@ class Run:
     """Sizes of the (fsdp, tensor) axes; 0 takes what is left: all devices on fsdp."""
     remat: Literal["full", "qkv_context", "none"] = "full"
     """What of a layer the backward pass computes again: all (full: least memory, 1/3 more work),
-    all but attention and its inputs (qkv_context), or nothing (none)."""
+    all but attention and its inputs (qkv_context; on a GPU but its inputs), or nothing (none)."""
     accumulate: int = 1
     """Parts into which a step's batch is cut to save memory; the gradient stays the same."""
     workers: int = 0

@@ -18,7 +18,7 @@ AXES = ("fsdp", "tensor")
 def make_mesh(fsdp: int = 0, tensor: int = 0, devices: list | None = None) -> Mesh:
     """A (fsdp, tensor) mesh; 0 takes what is left, so the default is all devices on fsdp."""
     devices = jax.devices() if devices is None else devices
-    tensor = tensor or 1
+    tensor = tensor or (max(len(devices) // fsdp, 1) if fsdp else 1)
     fsdp = fsdp or max(len(devices) // tensor, 1)
     if fsdp * tensor != len(devices):
         raise UserError(
@@ -28,11 +28,11 @@ def make_mesh(fsdp: int = 0, tensor: int = 0, devices: list | None = None) -> Me
     return jax.make_mesh((fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def sampling_mesh(kv_heads: int, devices: list | None = None) -> Mesh:
-    """All devices: as many of them on `tensor` as divide the kv heads, so that decoding moves only
-    activations; rows of a batch over the rest."""
+def sampling_mesh(K: int, F: int, V: int, devices: list | None = None) -> Mesh:
+    """All devices: as many of them on `tensor` as divide kv heads, ffn and vocabulary, so that
+    decoding moves only activations; rows of a batch over the rest."""
     devices = jax.devices() if devices is None else devices
-    return make_mesh(0, math.gcd(kv_heads, len(devices)), devices)
+    return make_mesh(0, math.gcd(K, F, V, len(devices)), devices)
 
 
 def one_device() -> Mesh:

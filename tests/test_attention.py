@@ -204,6 +204,15 @@ def test_keeping_the_context_spares_the_kernel_a_second_run():
     assert runs == [2, 1]
 
 
+@pytest.mark.parametrize("kind", ["NVIDIA H200", "NVIDIA A100-SXM4-80GB"])
+def test_on_a_gpu_no_context_is_kept_in_vain(kind, monkeypatch):
+    """cuDNN runs again all the same, for the sums that its way back needs."""
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    nothing, context = (program_for(kind, "gpu", "cuda", kept=k) for k in ((), ("context",)))
+    assert nothing == context
+
+
 def test_check_refuses_a_kernel_that_is_wrong(monkeypatch):
     """Right for one segment a row or equal heads, it would not be found out by its loss."""
     right = attention.plain

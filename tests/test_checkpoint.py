@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint._src.serialization import types
 
-from medsjax import checkpoint
+from medsjax import checkpoint, convert
 from medsjax.checkpoint import Checkpoints
 from medsjax.errors import UserError
 from medsjax.sharding import make_mesh
@@ -139,3 +139,35 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(error, why, tmp_path, m
     monkeypatch.setattr(checkpoints.manager, "save", full)
     with pytest.raises(UserError, match=why):
         checkpoints.save(3, tree)
+
+
+def test_a_fingerprint_sees_each_bit_and_place(tiny_folder, tiny_loaded):
+    model, _ = convert.load(tiny_folder, dtype="float32")
+    model.unstack()
+    block = model.blocks[1]
+    block.q_NHD.set_value(block.q_NHD[...].at[0, 0, 0].add(1.0))
+    assert checkpoint.fingerprint(model) != checkpoint.fingerprint(tiny_loaded[0])
+
+
+@pytest.mark.parametrize("unstacked", [False, True])
+def test_a_fingerprint_sees_what_has_changed_places(unstacked, tiny_folder, tiny_loaded):
+    """Layers of one weight, rows of the embedding: the same bits in all, another model."""
+    prints = {checkpoint.fingerprint(tiny_loaded[0])}
+    for swap in ("layers", "rows"):
+        model, _ = convert.load(tiny_folder, dtype="float32")
+        param = model.blocks.down_DF if swap == "layers" else model.embed_VD
+        param.set_value(param[...][::-1])
+        if unstacked:
+            model.unstack()
+        prints.add(checkpoint.fingerprint(model))
+    assert len(prints) == 3
+
+
+def test_a_fingerprint_is_the_same_however_the_layers_are_held_and_split(tiny_folder, tiny_loaded):
+    prints = {checkpoint.fingerprint(tiny_loaded[0])}
+    for shape in ((8, 1), (4, 2)):
+        model, _ = convert.load(tiny_folder, make_mesh(*shape), "float32")
+        prints.add(checkpoint.fingerprint(model))
+        model.unstack()
+        prints.add(checkpoint.fingerprint(model))
+    assert len(prints) == 1

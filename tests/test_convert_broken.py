@@ -41,6 +41,14 @@ BROKEN = {
         lambda f: edit_json(f / "config.json", rope_scaling={"rope_type": "llama3", "factor": 8}),
         "config.json: .*low_freq_factor",
     ),
+    "two scalings": (
+        lambda f: edit_json(
+            f / "config.json",
+            rope_scaling={"type": "linear", "factor": 4.0},
+            rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+        ),
+        "rope_scaling and rope_parameters name two values of rope_type",
+    ),
     "another family": (
         lambda f: edit_json(f / "config.json", model_type="qwen3"),
         "config.json: model_type 'qwen3' does not load; llama does",

@@ -54,6 +54,15 @@ def largest_array(compiled) -> int:
     return max(math.prod(map(int, shape.split(","))) for shape in shapes)
 
 
+def test_a_target_that_is_no_id_is_harmless_where_it_is_masked():
+    """Also where the vocabulary is padded to the devices: its padding is no id either."""
+    x, output, targets, mask = problem(4, 8, V=50)
+    expected = reference(x, output, targets, mask)
+    with jax.set_mesh(make_mesh(4, 2)):
+        found = value_and_grads()(x, output, np.where(mask, targets, -1), mask)
+    assert_equal_to_a_millionth(*found, expected)
+
+
 @pytest.mark.parametrize(
     ("shape", "tokens", "logits"),
     [((3, 16), 1024, 2**26), ((3, 16), 12, 2**26), ((2, 12), 1024, 1), ((2, 7), 4, 2**26)],

@@ -220,12 +220,17 @@ def test_a_run_is_as_long_as_its_tokens(modelled, monkeypatch):
 
 
 def test_flops_of_llama_3(tmp_path):
-    """46.6e9 a trained token of 2048; recomputed whole layers add up to a third of it."""
+    """46.6e9 a trained token of 2048; recomputed whole layers add up to a third of it. On a GPU
+    attention is computed again although its inputs are kept."""
     dims = read_config(plan_report.config_folder("llama-3-8b", tmp_path)[0])[1]
     flops = metrics.train_flops(dims, 2048)
-    again = {r: bounds.flops_again(dims, 2048, r) / flops for r in ("full", "qkv_context", "none")}
+    tpu, gpu = (
+        {r: bounds.flops_again(dims, 2048, r, gpu) / flops for r in ("full", "qkv_context", "none")}
+        for gpu in (False, True)
+    )
     assert flops == pytest.approx(46.6e9, rel=0.005)
-    assert again["none"] == 0 and 0.1 < again["qkv_context"] < again["full"] < 1 / 3
+    assert tpu["none"] == gpu["none"] == 0 and tpu["full"] == gpu["full"] < 1 / 3
+    assert 0.1 < tpu["qkv_context"] < gpu["qkv_context"] < tpu["full"]
 
 
 @pytest.mark.parametrize(

@@ -138,12 +138,37 @@ def test_a_model_held_layer_by_layer_is_the_same_model(
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
 
 
-def test_a_fingerprint_sees_each_bit_and_place(tiny_folder, tiny_loaded):
-    model, _ = convert.load(tiny_folder, dtype="float32")
-    model.unstack()
-    block = model.blocks[1]
-    block.q_NHD.set_value(block.q_NHD[...].at[0, 0, 0].add(1.0))
-    assert checkpoint.fingerprint(model) != checkpoint.fingerprint(tiny_loaded[0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1e-40},
+        {"temperature": 1e-30},
+        {"temperature": 1e-6, "top_p": 1e-50},
+        {"temperature": 5.0, "top_p": 1e-50},
+    ],
+)
+def test_at_the_edges_sampling_is_greedy(settings, tiny_loaded, tokenizer, expected):
+    """Some of these are 0 as float32, and logits over them not finite."""
+    got = stream(tiny_loaded[0], tokenizer, PROMPTS, 24, **settings)
+    assert got == [expected(i) for i in range(len(PROMPTS))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0: must be 0 or more"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"top_p": 0.0}, "top_p=0.0: must be above 0"),
+        ({"top_p": float("nan")}, "top_p=nan"),
+        ({"seed": -1}, "seed=-1"),
+        ({"max_new_tokens": [3, 3]}, "max_new_tokens: 2 numbers for 1 prompts"),
+        ({"mesh": make_mesh()}, "mesh: .* is not the model's"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, says, tiny_loaded, tokenizer):
+    settings = {"max_new_tokens": np.int64(1)} | settings
+    with pytest.raises(ValueError, match=says):
+        sampler.generate(tiny_loaded[0], tokenizer, [[1]], **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "top_p": 0.9, "seed": 3}])

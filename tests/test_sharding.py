@@ -8,7 +8,7 @@ import pytest
 
 from medsjax import convert
 from medsjax.errors import UserError
-from medsjax.sharding import batch_sharding, host_rows, make_mesh
+from medsjax.sharding import batch_sharding, host_rows, make_mesh, sampling_mesh
 from tests import tiny
 
 TOKENS = tiny.tokens(8, 20)
@@ -32,6 +32,15 @@ def test_logits_on_a_mesh_equal_one_devices(shape, tiny_folder, tiny_loaded):
 def test_the_default_mesh_uses_all_devices():
     assert dict(make_mesh().shape) == {"fsdp": 8, "tensor": 1}
     assert dict(make_mesh(tensor=2).shape) == {"fsdp": 4, "tensor": 2}
+    assert dict(make_mesh(4, 0).shape) == {"fsdp": 4, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("K", "F", "V", "tensor"),
+    [(8, 14336, 128256, 8), (2, 14336, 128256, 2), (32, 11008, 32001, 1), (8, 100, 32000, 4)],
+)
+def test_sampling_splits_over_tensor_what_all_sides_allow(K, F, V, tensor):
+    assert dict(sampling_mesh(K, F, V).shape) == {"fsdp": 8 // tensor, "tensor": tensor}
 
 
 def test_a_mesh_that_leaves_devices_out_is_refused():
