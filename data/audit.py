@@ -8,7 +8,6 @@ no text of examples. Finding something is no error: the exit code is 0. The fixe
 switched on in the training set's value, `fixes=("leaked_rewrites", …)`; see data/fixes.py.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from data.scan import (
     is_constant,
     scan,
 )
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 KINDS = {  # kind of a finding -> what is counted, the fix of a training set
     "exact_in_train": ("test items whose input is in the training set", "test_duplicates"),
@@ -253,7 +252,7 @@ def render(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m data.audit",
         description="What is wrong with a training and a test set, and which fix puts it right.",
     )

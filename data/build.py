@@ -8,7 +8,6 @@ lies tasks.json with what holds for a whole task. `--set ins` is training data (
 `--set bench` is test data (split "test"). The same content is built once.
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -30,7 +29,7 @@ from rich.table import Table
 from data import shards, sources
 from data.built import FORMAT, INDEX, SPLIT, Built, Record, Set, TaskInfo, features, read_index
 from data.sources import Definitions, Places, content_fingerprint, find
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 __all__ = ["INDEX", "Built", "Record", "TaskInfo", "build", "find", "open_or_build"]
 CACHE = "runs/cache"
@@ -253,7 +252,7 @@ def notes(built: Built) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m data.build",
         description="Build a TFDS folder from MedS-Ins or MedS-Bench task files.",
         epilog="The folder keeps the texts of the task files, and their licences: only you may open"

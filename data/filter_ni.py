@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from data import task_file
 from data.catalog import CATALOG
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 DOMAINS = ("Healthcare", "Medicine")
 # Super-NaturalInstructions' number -> MedS-Ins' task. The definitions are the same word for word.
@@ -174,7 +174,7 @@ def _why_not(choice: Choice) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.filter_ni",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,7 +8,6 @@ names and licences only; no text of examples leaves the folder. Tokens are those
 input and of its first output; definitions, shots and chat headers come on top of them in training.
 """
 
-import argparse
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from data import reports
 from data.build import INDEX, Built, TaskInfo, find, open_or_build
 from data.catalog import BENCH_ONLY, CATALOG, TRAINING
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 from medsjax.tokenizer import Tokenizer
 
 SCORED = tuple(task for task, entry in CATALOG.items() if entry.scored)
@@ -223,7 +222,7 @@ def open_set(path: Path, set_: str | None) -> Built:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m data.inventory",
         description="Which tasks a folder holds, how many examples and tokens, what is missing.",
     )

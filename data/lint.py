@@ -21,7 +21,7 @@ from rich.text import Text
 
 from data.lint_rules import RULES, Finding, findings, task_of
 from data.task_file import SUFFIXES
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 SHOWN = 3  # findings of a rule in a file that are told one by one
 
@@ -88,7 +88,7 @@ def main() -> None:
     rules = "\n".join(
         f"  {rule.severity:8} {rule.text}" for rule in RULES.values() if rule.text != "{}"
     )
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.lint",
         description=__doc__,
         epilog=f"Rules, each with its remedy:\n{rules}",

@@ -9,7 +9,6 @@
 It prints examples: training text, which may be patients'. No other command does.
 """
 
-import argparse
 import hashlib
 import itertools
 import re
@@ -27,7 +26,7 @@ from rich.text import Text
 from data import mixture
 from data.medsins import MedSIns, Source
 from medsjax import config, convert, input_pipeline
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 from medsjax.train import Plan
 
 CONTROLS = (
@@ -173,7 +172,7 @@ def print_rows(console: Console, plan: Plan, tokenizer: Any, seed: int, n: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--n", type=int, default=5)
     parser.add_argument("--examples", type=int, default=20_000)
     args, rest = parser.parse_known_args(sys.argv[1:])

@@ -17,7 +17,7 @@ from eval import charts, plain, predictions, sections, several, versus, viewer
 from eval.runs import Run, number, read_all
 from eval.sections import TaskRow
 from eval.tables import Table, plural
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 PAGE = Path(__file__).parent / "report.html.j2"
 FORMATS = (".html", ".md", ".csv")
@@ -184,7 +184,7 @@ def warnings(run: Run, evaluated: list[Run]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m eval.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

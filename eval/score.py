@@ -32,7 +32,7 @@ from eval.scorers import official
 from eval.scores import COLUMNS
 from eval.submission import Submission
 from eval.tasks import TASKS
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 CHUNK = 64  # rows a process gets at a time
 MANY = 6000  # texts to score, a column each, from which on starting processes pays
@@ -236,7 +236,7 @@ def _official(model: Model, judged: list[dict[str, list]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m eval.score",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -36,7 +36,10 @@ def speed(f: Fit, mfu: float, steps: int | None) -> dict:
     flops = tokens * metrics.train_flops(dims, cfg.length, frozen=cfg.lora.rank > 0)
     run = flops + tokens * flops_again(dims, cfg.length, cfg.run.remat, "NVIDIA" in f.device_kind)
     passes = cfg.run.accumulate * (2 if cfg.run.remat == "none" else 3)
-    weights = parameters(dims) * jnp.dtype(cfg.dtype).itemsize / f.mesh["tensor"] * passes
+    vocabulary = dims.V * dims.D  # the embedding is looked up; of the output each chip has a part
+    layers = parameters(dims) - vocabulary * (1 if dims.tied else 2)
+    read = layers * passes / f.mesh["tensor"] + vocabulary * cfg.run.accumulate / f.chips
+    weights = read * jnp.dtype(cfg.dtype).itemsize
     moved = 2 * (f.trained + f.optimizer) + 2 * f.trained + weights
     bounds = {
         "compute": run / peak,
@@ -64,9 +67,10 @@ def sampling(n: Need) -> dict:
     peak = metrics.PEAK_FLOPS[n.device_kind] * n.chips
     weights = 2 * (parameters(dims) - (0 if dims.tied else dims.V * dims.D))
     attention = 4 * dims.L * dims.N * dims.H * n.length
+    embedding = 0 if dims.tied else n.weights * dims.V * dims.D / parameters(dims)  # looked up
     bounds = {
         "compute": n.batch * (weights + attention) / peak,
-        "memory": (n.weights + n.cache) / (chip.hbm_gbps * 1e9),
+        "memory": (n.weights - embedding + n.cache) / (chip.hbm_gbps * 1e9),
         "links": sum(c.sent for c in n.collectives) / (chip.link_gbps * 1e9),
     }
     return {

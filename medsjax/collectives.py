@@ -1,7 +1,8 @@
 """What a compiled program sends between chips: read from its HLO text.
 
 Loops are counted as often as they run, where the text tells (a counter against a constant);
-those that end when the data says so are counted once.
+those that end when the data says so are counted once. On a TPU one collective may stand in several
+fusions, its start, what runs beside it and its end, by one channel: it is counted once.
 """
 
 import math
@@ -18,6 +19,8 @@ _OP = re.compile(rf"^\s*(?:ROOT )?{_NAME} = (.*?) ([a-z][\w\-]*)\((.*)$")
 _CALLED = re.compile(rf"(?:calls|to_apply|true_computation|false_computation)={_NAME}")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _LOOP = re.compile(rf"condition={_NAME}, body={_NAME}")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_SCATTER = "all-reduce-scatter"  # libtpu's name of a fused sum of which each chip keeps a part
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -38,16 +41,26 @@ def read(hlo: str) -> list[Collective]:
     entry = re.search(rf"(?m)^ENTRY {_NAME} ", hlo).group(1)
     counts, sent = Counter(), Counter()
 
-    def walk(name: str, times: int) -> None:
+    def walk(name: str, times: int, fused: set | None = None) -> None:
+        """`fused`: in a fusion, the collectives already seen in those of the same body."""
+        inside = set() if fused is None else fused
         for line in bodies.get(name, ()):
             if not (op := _OP.match(line)):
                 continue
             _, result, opcode, rest = op.groups()
             kind = opcode.removesuffix("-start")
             if kind in KINDS:
-                counts[kind] += times
+                channel = _CHANNEL.search(rest)
+                if fused is not None and channel:
+                    if (kind, channel[1]) in fused:
+                        continue
+                    fused.add((kind, channel[1]))
                 n = _group(rest, everyone)
-                sent[kind] += times * _sent(kind, result, opcode != kind, n)
+                whole = _whole(kind, result, opcode != kind, n)
+                if name.startswith(_SCATTER):
+                    kind = "reduce-scatter"
+                counts[kind] += times
+                sent[kind] += times * whole * _share(kind, n)
             elif opcode == "while":
                 condition, body = _LOOP.search(rest).groups()
                 walk(body, times * _trips(rest, bodies[condition], bodies[body]))
@@ -56,27 +69,29 @@ def read(hlo: str) -> list[Collective]:
                 for branches in _BRANCHES.findall(rest):
                     called += re.findall(_NAME, branches)
                 for other in called:
-                    walk(other, times)
+                    walk(other, times, inside if opcode == "fusion" else None)
 
     walk(entry, 1)
     return [Collective(kind, counts[kind], sent[kind]) for kind, _ in sent.most_common()]
 
 
-def _sent(kind: str, result: str, started: bool, n: int) -> float:
-    """Bytes that each of n chips sends for one collective by the cheapest algorithm."""
-    sizes = [
+def _whole(kind: str, result: str, started: bool, n: int) -> float:
+    """Bytes of what n chips gather, sum, scatter or exchange, by the type of the result."""
+    tensors = re.findall(r"(\w+)\[([\d,]*)\]", result)
+    if started and kind != "all-reduce":  # operands, results, and perhaps scalars of a context
+        tensors = [(dtype, dims) for dtype, dims in tensors if dims or dtype not in ("u32", "s32")]
+        half = len(tensors) // 2
+        tensors = tensors[:half] if kind == "reduce-scatter" else tensors[half:]
+    size = sum(
         math.prod(map(int, filter(None, dims.split(",")))) * _bits(dtype) / 8
-        for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result)
-    ]
-    size = max(sizes, default=0) if started else sum(sizes)  # a start's result holds the operand
-    share = (n - 1) / n
-    return {
-        "all-gather": size * share,
-        "all-reduce": 2 * size * share,
-        "reduce-scatter": size * (1 if started else n) * share,  # the result is one of n parts
-        "all-to-all": size * share,
-        "collective-permute": size,
-    }[kind]
+        for dtype, dims in tensors
+    )
+    return size * n if kind == "reduce-scatter" and not started else size
+
+
+def _share(kind: str, n: int) -> float:
+    """Of the whole, what each of n chips sends by the cheapest algorithm."""
+    return {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1}.get(kind, (n - 1) / n)
 
 
 def _bits(dtype: str) -> int:

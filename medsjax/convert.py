@@ -3,7 +3,6 @@
 python -m medsjax.convert SRC DST [--dtype float32|bfloat16] [--random SEED] [--verify]
 """
 
-import argparse
 import contextlib
 import fcntl
 import glob
@@ -23,7 +22,7 @@ from medsjax import attention, cards, lora, safetensors_io, sharding, verify, we
 from medsjax import workdir as workdirs
 from medsjax.checkpoint import Checkpoints
 from medsjax.config import LoRA
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 from medsjax.hf_config import config_for, generation_config, read_config
 from medsjax.hub import resolve
 from medsjax.model import Llama
@@ -284,7 +283,7 @@ def _verify(out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m medsjax.convert",
         description="Write a Llama checkpoint as an HF folder that transformers and vLLM load, "
         "checked tensor by tensor; without --dtype every tensor keeps its bits (float64 becomes "
@@ -311,6 +310,8 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be taken, and is not needed
     if Path(args.out).exists():
         raise UserError(f"{args.out}: exists already; name a new folder")
+    if args.random is not None and not 0 <= args.random < 2**32:
+        raise UserError(f"--random {args.random}: must be 0 to {2**32 - 1}")
     if args.verify:
         verify.need_torch()
         if (Path(args.source) / cards.MANIFEST).is_file():

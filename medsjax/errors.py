@@ -1,5 +1,6 @@
 """A user's mistake is one line and exit code 2; anything else is our fault, with its traceback."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,13 @@ class UserError(Exception):
 
 class OnAll(UserError):
     """One that every host of a run ends with; its line names the host it is about."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes on the command line are one line, too."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message.removeprefix('argument ')}; --help tells more")
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from medsjax import collectives, input_pipeline, optim, topologies
+from medsjax import collectives, convert, input_pipeline, optim, topologies
 from medsjax.collectives import Collective
 from medsjax.config import Config
 from medsjax.errors import UserError
@@ -51,9 +51,8 @@ class Fit:
 
 def fit(cfg: Config, folder: Path, topology: str) -> Fit:
     """Compile the step that `train` would run; `folder` needs no more than a config.json."""
-    devices, limit = topologies.devices(topology), topologies.chip(topology).hbm_gib * GIB
-    mesh = make_mesh(*cfg.run.mesh, devices=devices)
-    check_rows(cfg, mesh)
+    mesh, limit = machine(cfg, folder, topology), topologies.chip(topology).hbm_gib * GIB
+    devices = mesh.devices.flat
     optimizer = optim.make(cfg.optim, STEPS)
     state, base = abstract_start(cfg, folder, optimizer, mesh)
     batch = abstract_batch(cfg, mesh)
@@ -88,6 +87,14 @@ def fit(cfg: Config, folder: Path, topology: str) -> Fit:
         why="" if peak <= limit else f"it takes {peak / GIB:.1f} GiB",
         collectives=tuple(collectives.read(compiled.as_text())),
     )
+
+
+def machine(cfg: Config, folder: Path, topology: str) -> Mesh:
+    """The mesh that a config asks for; UserError where machine, batch or model do not allow it."""
+    mesh = make_mesh(*cfg.run.mesh, devices=topologies.devices(topology))
+    check_rows(cfg, mesh)
+    convert.abstract(folder, mesh, cfg.dtype, cfg.dtype)
+    return mesh
 
 
 def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -34,16 +34,19 @@ class Need:
     batch: int
     length: int
     weights: int
-    cache: int = 0
-    prefill: int = 0  # temporaries beside weights and cache, of a prompt that fills the cache
-    decode: int = 0
-    grow: int = 0  # while the cache gets CHUNK tokens longer
+    cache: int
+    prefill: int | None = None  # temporaries beside both, of a prompt that fills the cache
+    decode: int | None = None
+    grow: int | None = None  # while the cache gets CHUNK tokens longer
     limit: float
     why: str = ""  # it does not fit
     collectives: tuple[Collective, ...] = ()  # of a decoded token
 
     @property
-    def peak(self) -> int:
+    def peak(self) -> int | None:
+        """None where there is no program."""
+        if self.prefill is None:
+            return None
         return self.weights + self.cache + max(self.prefill, self.decode, self.grow)
 
     @property
@@ -75,6 +78,7 @@ def need(folder: Path, topology: str, shape: tuple[int, int], dtype: str, B: int
         batch=B,
         length=S,
         weights=bytes_a_chip(model),
+        cache=2 * dims.L * B * dims.K * S * dims.H * jnp.dtype(dtype).itemsize // mesh.size,
         limit=topologies.chip(topology).hbm_gib * GIB,
     )
     if found.weights > found.limit:
@@ -103,7 +107,7 @@ def largest(measure: Callable[[int], Need], found: Need) -> Need | None:
         low, high = fits.batch if fits else 0, fails.batch if fails else None
         if fails and high - low <= max(low // 16, multiple):
             break
-        if (fits and fails) or not found.cache:
+        if (fits and fails) or found.peak is None:
             rows = (low + high) // 2
         else:  # as if all but the weights grew with the rows
             rows = int(found.batch * (found.limit - found.weights) / (found.peak - found.weights))
@@ -140,7 +144,6 @@ def _compiled(model: Llama, mesh: Mesh, platform: str, B: int, S: int) -> dict:
     grow, _ = _program(decoding.grow_layer, [_shorter(a) for a in kv], rows, S)
     cached = bytes_a_chip(cache)
     return {
-        "cache": cached,
         "prefill": peak(layer) - bytes_a_chip((model.blocks[0], kv)),
         "decode": peak(decode) - bytes_a_chip(model) - cached,
         "grow": peak(grow) - bytes_a_chip(kv),

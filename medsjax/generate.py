@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medsjax import convert, sampler
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 from medsjax.tokenizer import Tokenizer, Turns
 
 ROLES = ("system", "user", "assistant")
@@ -114,7 +114,7 @@ def converse(stream, tokenizer: Tokenizer, system: str, new: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m medsjax.generate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -26,7 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from medsjax import config, plan_report, plan_table, topologies
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
+from medsjax.plan_table import BATCH, LENGTH, MFU
+from medsjax.sampler import SIZES
 from medsjax.workdir import write_json
 
 
@@ -77,13 +79,15 @@ def train_rows(r: dict) -> list[tuple[str, str]]:
 
 def sampler_rows(r: dict) -> list[tuple[str, str]]:
     held = f"weights {r['weights_gib']}, cache {r['cache_gib']}, peak {known(r['peak_gib'])}"
-    share = f"{r['decode_temporaries_gib']} ({r['decode_share']:.2%} of the cache)"
-    more = f"prefill {r['prefill_temporaries_gib']}, decode {share}"
+    share = (
+        f"{known(r['decode_temporaries_gib'])} ({known(r['decode_share'], '{:.2%}')} of the cache)"
+    )
+    more = f"prefill {known(r['prefill_temporaries_gib'])}, decode {share}"
     rates = f"{r['decode_tokens_per_s']:,} made, {r['prefill_tokens_per_s']:,} read"
     return [
         ("settings", listed(r["settings"])),
         ("GiB a chip", held),
-        ("temporaries", f"{more}, growing the cache {r['grow_temporaries_gib']}"),
+        ("temporaries", f"{more}, growing the cache {known(r['grow_temporaries_gib'])}"),
         ("a token a row takes at least", listed(r["decode_bounds_s"], " s")),
         ("tokens/s at most", rates),
         ("largest batch", f"{known(r['largest_batch'])} rows, {known(r['largest_peak_gib'])} GiB"),
@@ -98,14 +102,20 @@ def main() -> None:
     args, rest = parser().parse_known_args()
     cfg = config.load(rest, prog="python -m medsjax.plan", about=about())
     if args.table:
+        if [value for name, value in vars(args).items() if name != "table" and value is not None]:
+            raise UserError(
+                "--table plans all of its machines and both jobs; leave the other flags out"
+            )
         print(plan_table.write(training(cfg), args.table))
         return
     if args.topology is None:
         raise UserError(f"--topology is missing; there are {', '.join(topologies.SLICES)}")
     topologies.chip(args.topology)
+    if args.json:
+        check_file(args.json)
     if getattr(cfg, "dtype", "") == "float32":  # as in train and eval.run
         jax.config.update("jax_default_matmul_precision", "highest")
-    found = planned_training(cfg, args) if args.job == "train" else planned_sampler(cfg, args)
+    found = planned_sampler(cfg, args) if args.job == "eval" else planned_training(cfg, args)
     show(found)
     if args.json:
         write_json(args.json, found)
@@ -114,13 +124,24 @@ def main() -> None:
 
 def planned_training(cfg, args: argparse.Namespace) -> dict:
     training(cfg)
-    if args.batch or args.length:
+    mfu = MFU if args.mfu is None else args.mfu
+    if args.batch is not None or args.length is not None:
         raise UserError("--batch and --length are for --job eval; here --config.batch, .length")
-    if not 0 < args.mfu <= 1:
-        raise UserError(f"--mfu {args.mfu}: a share of the peak, above 0 and at most 1")
+    if not 0.001 <= mfu <= 1:
+        raise UserError(f"--mfu {mfu}: a share of the peak, 0.001 to 1")
     if args.tokens is not None and args.tokens < 1:
         raise UserError(f"--tokens {args.tokens}: the tokens of an epoch, 1 or more")
-    return plan_report.report(cfg, args.topology, args.mfu, args.tokens)
+    if cfg.length > SIZES[-1]:
+        raise UserError(f"config.length={cfg.length}: plans go up to {SIZES[-1]}")
+    return plan_report.report(cfg, args.topology, mfu, args.tokens)
+
+
+def check_file(path: Path) -> None:
+    """Refuse, before minutes of compiling, a file that could not be written after."""
+    if not path.name or path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"--json {path}: not a file that can be written; name one in a folder there"
+        )
 
 
 def training(cfg) -> config.Config:
@@ -132,11 +153,18 @@ def training(cfg) -> config.Config:
 def planned_sampler(cfg, args: argparse.Namespace) -> dict:
     if not hasattr(cfg, "model"):
         raise UserError(f"--config: {type(cfg).__name__} names no model")
-    if args.tokens:
-        raise UserError("--tokens is for --job train")
-    batch, length = args.batch or 128, args.length or 2048
-    if batch < 1 or length < 1:
-        raise UserError(f"--batch {batch} --length {length}: both must be 1 or more")
+    if args.tokens is not None or args.mfu is not None:
+        raise UserError("--tokens and --mfu are for --job train")
+    batch = BATCH if args.batch is None else args.batch
+    length = LENGTH if args.length is None else args.length
+    if batch < 1 or not 1 <= length <= SIZES[-1]:
+        raise UserError(
+            f"--batch {batch} --length {length}: 1 row or more, of 1 to {SIZES[-1]} tokens"
+        )
+    own = [getattr(getattr(cfg, "bench", None), name, None) for name in ("batch", "length")]
+    if None not in own and own != [batch, length]:
+        rows, tokens = own
+        print(f"(the config's own bench takes --batch {rows} --length {tokens})")
     return plan_report.sampler_report(cfg, args.topology, batch, length)
 
 
@@ -148,21 +176,16 @@ def about() -> str:
     return "\n".join(parts)
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # one line, as for every other mistake
-        raise UserError(message.removeprefix("argument "))
-
-
 def parser() -> argparse.ArgumentParser:
     p = Parser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     add = p.add_argument
     add("--topology", help="the machine: v5e:4x8, h200, ...; a wrong one lists them")
-    add("--job", choices=("train", "eval"), default="train", help="the step, or the sampler")
+    add("--job", choices=("train", "eval"), help="the step (train, the default) or the sampler")
     add("--json", type=Path, metavar="FILE", help="also write it all there")
-    add("--mfu", type=float, default=0.4, help="share of the peak assumed for times (0.4)")
+    add("--mfu", type=float, help=f"share of the peak assumed for times ({MFU})")
     add("--tokens", type=int, metavar="N", help="of an epoch; the data is then not opened")
-    add("--batch", type=int, help="--job eval: rows (128)")
-    add("--length", type=int, help="--job eval: tokens of prompt and answer (2048)")
+    add("--batch", type=int, help=f"--job eval: rows ({BATCH})")
+    add("--length", type=int, help=f"--job eval: tokens of prompt and answer ({LENGTH})")
     add("--table", type=Path, metavar="DIR", help="models x machines, DIR/table.md")
     return p
 

@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from medsjax import bounds, config, fitting, fitting_sampler, input_pipeline, topologies
+from medsjax import bounds, config, fitting, fitting_sampler, hub, input_pipeline, topologies
 from medsjax.collectives import Collective
 from medsjax.errors import UserError
 from medsjax.fitting import GIB, Fit
@@ -48,7 +48,8 @@ KEYS = {
     "checkpoint_gb": "1e9 bytes of one: room on the disk is needed for run.keep + 1",
     "tokens_per_step": "places for tokens in a step (rows are packed more than 99 % full)",
     "examples_per_step": "null where the data was not opened",
-    "flops_per_step": "6 a weight and token (4 a frozen one), and causal attention's products",
+    "flops_per_step": "6 a weight and token (4 a frozen one; adapters' own are left out), and "
+    "causal attention's products",
     "flops_per_step_run": "the same with what remat computes again",
     "bounds_s": "seconds of a step at least: compute at the peak of all chips, memory (state, "
     "gradients and weights moved once), links (what the collectives send; null without a program)",
@@ -62,7 +63,7 @@ KEYS = {
     "collectives": "list of {kind, count, gb}: times a step, and 1e9 bytes that a chip sends in it",
     "tried": "list of {topology, flags, settings, fits, peak_gib, why_not, bounds_s, step_s, "
     "tokens_per_s}: other settings compiled, and the flags that choose them",
-    "nearest": "the first of them that fits; null where none does or none was looked for",
+    "nearest": "of those that fit the one that changes least; null where there is none",
     "seconds": "that planning took",
 }
 
@@ -75,7 +76,8 @@ SAMPLER_KEYS = {
     "why_not": "empty, or why it does not fit",
     "weights_gib": "a chip",
     "cache_gib": "of keys and values for batch x length, a chip",
-    "prefill_temporaries_gib": "beside both, while prompts that fill the cache are read, a chip",
+    "prefill_temporaries_gib": "beside both, while prompts that fill the cache are read, a chip; "
+    "null without a program, as the next three",
     "decode_temporaries_gib": "beside both, while tokens are made, a chip",
     "grow_temporaries_gib": "beside both, while the cache grows: answers longer than 128 need it",
     "decode_share": "decode_temporaries_gib over cache_gib",
@@ -94,13 +96,14 @@ SAMPLER_KEYS = {
 def config_folder(model: str, scratch: Path) -> tuple[Path, str]:
     """(a folder with the config.json of a model, where that is from): nothing is fetched."""
     if Path(model).is_dir():
-        return Path(model), "config.json"
-    if len(Path(model).parts) == 2 and not model.startswith((".", "/")):
+        return hub.resolve(model), "config.json"
+    here = model.startswith((".", "/")) or len(Path(model).parts) > 2
+    if len(Path(model).parts) == 2 and not here:
         from huggingface_hub import try_to_load_from_cache
 
         if isinstance(cached := try_to_load_from_cache(model, "config.json"), str):
             return Path(cached).parent, "config.json"
-    name = next((n for n in SHAPES if n in model.rpartition("/")[2].lower()), None)
+    name = next((n for n in SHAPES if n in model.rpartition("/")[2].lower() and not here), None)
     if name is None:
         raise UserError(
             f"--config.model={model}: no such folder, its config.json is not in the hub's cache, "
@@ -137,6 +140,9 @@ def report(cfg: config.Config, topology: str, mfu: float, tokens: int | None) ->
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         folder, shape = config_folder(cfg.model, Path(scratch))
+        fitting.machine(
+            cfg, folder, topology
+        )  # before minutes of laying out data
         counted = extent(cfg, folder, shape, tokens)
         asked, tried = fitting.fit(cfg, folder, topology), []
 
@@ -177,21 +183,21 @@ def settings(f: Fit) -> dict:
 
 def memory(f: Fit) -> dict:
     """Fits or not, and GiB a chip by part."""
-    rest = None if f.peak is None else gib(f.peak - f.params - f.optimizer)
+    rest = None if f.peak is None else f.peak - f.params - f.optimizer
     return {
         "fits": f.fits,
         "why_not": f.why,
         "params_gib": gib(f.params),
         "trained_gib": gib(f.trained),
         "optimizer_gib": gib(f.optimizer),
-        "temporaries_gib": rest,
-        "peak_gib": None if f.peak is None else gib(f.peak),
+        "temporaries_gib": gib(rest),
+        "peak_gib": gib(f.peak),
         "checkpoint_gb": round(f.checkpoint / 1e9, 2),
     }
 
 
-def gib(size: int) -> float:
-    return round(size / GIB, 2)
+def gib(size: int | None) -> float | None:
+    return None if size is None else round(size / GIB, 2)
 
 
 def attempt(f: Fit, asked: Fit, mfu: float) -> dict:
@@ -201,7 +207,7 @@ def attempt(f: Fit, asked: Fit, mfu: float) -> dict:
         "flags": flags(f, asked),
         "settings": settings(f),
         "fits": f.fits,
-        "peak_gib": None if f.peak is None else gib(f.peak),
+        "peak_gib": gib(f.peak),
         "why_not": f.why,
     }
     speed = bounds.speed(f, mfu, None)
@@ -256,8 +262,8 @@ def sampler_report(cfg, topology: str, batch: int, length: int) -> dict:
         "prefill_temporaries_gib": gib(asked.prefill),
         "decode_temporaries_gib": gib(asked.decode),
         "grow_temporaries_gib": gib(asked.grow),
-        "decode_share": asked.cache and round(asked.decode / asked.cache, 4),
-        "peak_gib": gib(asked.peak) if asked.cache else None,
+        "decode_share": None if asked.decode is None else round(asked.decode / asked.cache, 4),
+        "peak_gib": gib(asked.peak),
         **bounds.sampling(asked),
         "collectives": sent(asked.collectives),
         "largest_batch": largest and largest.batch,

@@ -3,6 +3,7 @@
 python -m medsjax.plan --config medsins.py --table DIR
 """
 
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import jax
 
-from medsjax import plan_report
-from medsjax.config import Config
+from medsjax import config, plan_report
 from medsjax.errors import UserError
 from medsjax.workdir import write_json
 
 MACHINES = ("v4:2x2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5p:2x2x1", "v6e:2x4", "h200")
-ROWS, LENGTH = 128, 2048  # of the sampler
+BATCH, LENGTH = 128, 2048  # of the sampler
+MFU = 0.4
 TRAINING = (
     "model",
     "machine",
@@ -41,8 +42,8 @@ SAMPLING = (
 )
 
 
-def write(cfg: Config, folder: Path) -> Path:
-    """Both tables as Markdown, in a file. Plans that lie in `folder` are not made again.
+def write(cfg: config.Config, folder: Path) -> Path:
+    """Both tables as Markdown, in a file. Plans of these settings in `folder` are not made again.
 
     A machine whose compiler is not installed is left out, so that two environments can share the
     folder.
@@ -56,26 +57,37 @@ def write(cfg: Config, folder: Path) -> Path:
             sampler = _kept(folder, "eval", named, machine)
             training += [train_row(train)] if train else []
             sampling += [sampler_row(sampler)] if sampler else []
+    if not training:
+        raise UserError(
+            "--table: no compiler is installed; pip install -e '.[tpu-plan]', or '.[gpu-plan]'"
+        )
     path = folder / "table.md"
     path.write_text(f"{_markdown(TRAINING, training)}\n\n{_markdown(SAMPLING, sampling)}\n")
     return path
 
 
-def _kept(folder: Path, job: str, cfg: Config, machine: str) -> dict | None:
-    path = folder / f"{job}_{cfg.model}_{machine.replace(':', '_')}.json"
+def _kept(folder: Path, job: str, cfg: config.Config, machine: str) -> dict | None:
+    settings = hashlib.sha256(json.dumps(config.to_dict(cfg)).encode()).hexdigest()[:8]
+    path = folder / f"{job}_{cfg.model}_{machine.replace(':', '_')}_{settings}.json"
     if not path.is_file():
         print(f"{path.name}: compiling", file=sys.stderr, flush=True)
         try:
             if job == "train":
-                found = plan_report.report(cfg, machine, 0.4, None)
+                found = plan_report.report(cfg, machine, MFU, None)
             else:
-                found = plan_report.sampler_report(cfg, machine, ROWS, LENGTH)
+                found = plan_report.sampler_report(cfg, machine, BATCH, LENGTH)
         except UserError as error:
             print(f"{path.name}: {error}", file=sys.stderr)
             return None
         write_json(path, found)
         jax.clear_caches()  # else the programs of all plans stay in memory
-    return json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+        if found["job"] == job:
+            return found
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path}: not a plan; delete it, and it is made anew")
 
 
 def train_row(r: dict) -> tuple:
@@ -94,9 +106,9 @@ def train_row(r: dict) -> tuple:
 
 def sampler_row(r: dict) -> tuple:
     held = r["weights_gib"], r["cache_gib"]
-    if not r["cache_gib"]:
-        held = r["weights_gib"], "does not compile"
     more = r["prefill_temporaries_gib"], r["decode_temporaries_gib"]
+    if r["peak_gib"] is None:
+        more = "does not compile", ""
     largest = "none" if r["largest_batch"] is None else r["largest_batch"]
     return (r["model"], r["topology"], *held, *more, f"{r['decode_tokens_per_s']:,}", largest)
 

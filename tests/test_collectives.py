@@ -112,5 +112,69 @@ ENTRY %main (a: (bf16[4,8], u32[])) -> (bf16[4,8], u32[]) {
 """
 
 
+# A gather that a TPU begins, computes beside and ends in three fusions, and another on its channel;
+# a sum of which each chip keeps a part.
+FUSED = """HloModule m, is_scheduled=true, num_partitions=4
+
+%begin (a: f32[1,8]) -> (f32[1,8], f32[4,8]) {
+  %a = f32[1,8]{1,0} parameter(0)
+  %g.1 = f32[4,8]{1,0} all-gather(%a), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %c.1 = (f32[1,8]{1,0}, f32[4,8]{1,0}) custom-call(%g.1)
+}
+
+%async_collective_fusion.3 (b: f32[1,8]) -> f32[4,8] {
+  %b = f32[1,8]{1,0} parameter(0)
+  ROOT %g.2 = f32[4,8]{1,0} all-gather(%b), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+}
+
+%end (c: f32[1,8]) -> f32[4,8] {
+  %c = f32[1,8]{1,0} parameter(0)
+  ROOT %g.3 = f32[4,8]{1,0} all-gather(%c), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+}
+
+%all-reduce-scatter.5 (d: f32[100]) -> f32[25] {
+  %d = f32[100]{0} parameter(0)
+  %s = f32[100]{0} all-reduce(%d), channel_id=9, replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %part = f32[25]{0} dynamic-slice(%s), dynamic_slice_sizes={25}
+}
+
+ENTRY %main (x: f32[1,8], y: f32[100]) -> f32[4,8] {
+  %x = f32[1,8]{1,0} parameter(0)
+  %y = f32[100]{0} parameter(1)
+  %f.1 = (f32[1,8]{1,0}, f32[4,8]{1,0}) fusion(%x), kind=kCustom, calls=%begin
+  %f.2 = f32[4,8]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.3
+  %f.3 = f32[4,8]{1,0} fusion(%x), kind=kCustom, calls=%end
+  %f.4 = f32[25]{0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.5
+  %other = f32[4,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %out = f32[4,8]{1,0} add(%f.3, %other)
+}
+"""
+
+
+def test_a_collective_in_several_fusions_of_a_tpu_is_one():
+    assert collectives.read(FUSED) == [
+        Collective("reduce-scatter", 1, 300.0),
+        Collective("all-gather", 2, 2 * 96.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("types", "kind", "sent"),
+    [
+        ("((f32[1000],f32[1000]),(f32[250],f32[250]))", "reduce-scatter", 6000),
+        ("(f32[1000],f32[1000])", "all-reduce", 12000),
+        ("((f32[25],f32[25],f32[250]),(f32[100],f32[100],f32[1000]))", "all-gather", 3600),
+        ("(f32[25],f32[100])", "all-gather", 300),
+        ("(f32[100],f32[100],u32[],u32[])", "collective-permute", 400),
+    ],
+)
+def test_collectives_that_a_gpu_starts_together_are_all_counted(types, kind, sent):
+    """By hand, for four chips: 3/4 of the whole is sent, of a sum twice that."""
+    line = f"  ROOT %s = {types} {kind}-start(%x), channel_id=1, replica_groups={{{{0,1,2,3}}}}"
+    assert collectives.read(f"ENTRY %main (x: f32[1]) -> f32[1] {{\n{line}\n}}\n") == [
+        Collective(kind, 1, sent)
+    ]
+
+
 def test_a_loop_of_a_tpu_is_counted_by_its_counter():
     assert collectives.read(TPU) == [Collective("collective-permute", 8, 8 * 64)]

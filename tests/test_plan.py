@@ -20,6 +20,7 @@ from medsjax import (
     bounds,
     convert,
     fitting,
+    fitting_sampler,
     metrics,
     optim,
     plan,
@@ -259,16 +260,30 @@ def test_a_shape_is_found_without_a_checkpoint(tmp_path, tiny_folder, monkeypatc
         (["--config.batch=12"], "batch=12 in 1 parts: each part's rows must be a multiple"),
         (["--config.model=owner/other"], "its name has none of llama-3-8b, llama-3.2-1b"),
         (["--config.model=absent/folder/x"], "no such folder"),
+        (["--config.model=/nope/llama-3.2-1b"], "/nope/llama-3.2-1b: no such folder"),
+        (["--config.model=run"], "run: a run, not a model"),
+        (["--config.length=999999999"], "config.length=999999999: plans go up to"),
         (["--mfu", "40"], "--mfu 40.0: a share of the peak"),
+        (["--mfu", "1e-320"], "a share of the peak, 0.001 to 1"),
+        (["--json", "absent/out.json"], "--json absent/out.json: not a file that can be written"),
+        (["--json", "run"], "--json run: not a file that can be written"),
+        (["--json", ""], "not a file that can be written"),
+        (["--table", "plans"], "--table plans all of its machines"),
         (["--tokens", "0"], "--tokens 0: "),
         (["--tokens", "many"], "--tokens: invalid int value: 'many'"),
         (["--job", "eval", "--batch", "3"], "--batch 3: must be a multiple of the 4 on fsdp"),
-        (["--job", "eval", "--tokens", "3"], "--tokens is for --job train"),
-        (["--batch", "3"], "--batch and --length are for --job eval"),
+        (["--job", "eval", "--batch", "0"], "--batch 0 --length 2048: 1 row or more"),
+        (["--job", "eval", "--length", "99999999999"], "1 row or more, of 1 to"),
+        (["--job", "eval", "--tokens", "0"], "--tokens and --mfu are for --job train"),
+        (["--job", "eval", "--mfu", "0.4"], "--tokens and --mfu are for --job train"),
+        (["--batch", "0"], "--batch and --length are for --job eval"),
         (["--topolgy", "v5e:2x2"], "--topolgy"),
     ],
 )
 def test_a_wrong_argument_is_named(args, says, place, monkeypatch, capsys):
+    (place / "run/checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(train.Plan, "of", None)  # all of it is found before the data are laid out
+    monkeypatch.setattr(fitting_sampler, "_compiled", None)
     assert run(monkeypatch, *args) == 2
     *_, line = capsys.readouterr().err.strip().split("\n")
     assert line.startswith("error: ") and says in line

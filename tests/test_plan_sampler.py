@@ -1,6 +1,7 @@
 """Planning the sampler: its parts are the bytes of real arrays; a larger batch does not fit."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from medsjax import convert, decoding, fitting_sampler, plan, plan_report, plan_table, topologies
+from medsjax import (
+    bounds,
+    convert,
+    decoding,
+    fitting_sampler,
+    plan,
+    plan_report,
+    plan_table,
+    topologies,
+)
 from medsjax.errors import UserError
 from medsjax.sharding import make_mesh
 from tests.test_plan import on_first, place, planned, run  # noqa: F401  (place: a fixture)
@@ -41,6 +51,7 @@ def test_the_largest_batch(first, fsdp, limit, tiny_folder):
         asked.append(rows)
         why = "" if rows + 1 <= limit else "too large"
         held = {"weights": 1000, "cache": 1000 * rows, "limit": 1000 * limit, "why": why}
+        held |= dict.fromkeys(("prefill", "decode", "grow"), 0)
         mesh = {"fsdp": fsdp, "tensor": 1}
         kind = {"topology": "", "device_kind": "", "dims": convert.read_config(tiny_folder)[1]}
         return fitting_sampler.Need(**kind, mesh=mesh, batch=rows, length=1, **held)
@@ -62,6 +73,39 @@ def test_the_report_of_the_sampler_holds_what_help_documents(monkeypatch, capsys
     assert run(monkeypatch, "--help") == 0
     said = capsys.readouterr().out
     assert all(f"  {key} " in said for key in plan_report.SAMPLER_KEYS)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_sampler_without_a_program_has_a_cache_all_the_same(monkeypatch):
+    """By arithmetic; what only a program can tell is null, and no rate rests on nothing."""
+
+    def full(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in HBM.")
+
+    args = ("--job", "eval", "--batch", "8", "--length", "160")
+    assert run(monkeypatch, *args) == 0
+    whole = json.loads(Path("out.json").read_text())
+    monkeypatch.setattr(fitting_sampler, "_compiled", full)
+    assert run(monkeypatch, *args) == 1
+    found = json.loads(Path("out.json").read_text())
+    nulls = {key for key, value in found.items() if value is None}
+    parts = {f"{part}_temporaries_gib" for part in ("prefill", "decode", "grow")}
+    assert nulls == {*parts, "decode_share", "peak_gib", "largest_batch", "largest_peak_gib"}
+    assert found["cache_gib"] == whole["cache_gib"]
+    memory = (f["decode_bounds_s"]["memory"] for f in (found, whole))
+    assert len(set(memory)) == 1
+    assert "does not compile" in plan_table.sampler_row(found)
+
+
+def test_an_embedding_that_is_looked_up_is_not_read(tmp_path):
+    """Llama-3-8B, one row: the weights but for the embedding's 128,256 x 4,096, once a token."""
+    dims = convert.read_config(plan_report.config_folder("llama-3-8b", tmp_path)[0])[1]
+    kind = {"topology": "h200", "device_kind": "NVIDIA H200", "mesh": {"fsdp": 1, "tensor": 1}}
+    need = fitting_sampler.Need(
+        **kind, dims=dims, batch=1, length=1, weights=2 * 8_030_261_248, cache=0, limit=1.0
+    )
+    seconds = bounds.sampling(need)["decode_bounds_s"]["memory"]
+    assert seconds == pytest.approx(2 * (8_030_261_248 - 128256 * 4096) / 4800e9, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -86,24 +130,33 @@ def test_the_table_keeps_what_is_compiled_and_leaves_out_what_cannot_be(monkeypa
     monkeypatch.setattr(sys, "argv", ["plan", "--config", "exp.py", "--table", "plans"])
     monkeypatch.setattr(plan_report, "SHAPES", {"model": {}})
     monkeypatch.setattr(plan_table, "MACHINES", ("v5e:2x2", "h200"))
-    monkeypatch.setattr(plan_table, "ROWS", 8)
+    monkeypatch.setattr(plan_table, "BATCH", 8)
     monkeypatch.setattr(plan_table, "LENGTH", 160)
     monkeypatch.setattr(fitting_sampler, "largest", lambda measure, first: first)
     plan.main()
-    assert "eval_model_h200.json: its compiler" in capsys.readouterr().err
+    assert re.search(r"eval_model_h200_\w{8}.json: its compiler", capsys.readouterr().err)
     table = Path("plans/table.md").read_text()
     parts = [part.splitlines() for part in table.split("\n\n")]
     assert [len(lines) for lines in parts] == [3, 3]
     for lines in parts:
         assert len({line.count("|") for line in lines}) == 1
         assert lines[2].startswith("| model | v5e:2x2 | ")
-    found = json.loads(Path("plans/train_model_v5e_2x2.json").read_text())
+    (path,) = Path("plans").glob("train_model_v5e_2x2_*.json")
+    found = json.loads(path.read_text())
     assert f"| {found['peak_gib']} | 1.0 |" in table and f"| {found['tokens_per_s']:,} |" in table
     monkeypatch.setattr(plan_report, "report", None)
     monkeypatch.setattr(plan_report, "sampler_report", None)
     monkeypatch.setattr(plan_table, "MACHINES", ("v5e:2x2",))
     plan.main()
     assert Path("plans/table.md").read_text() == table
+    path.write_text("[]")
+    with pytest.raises(UserError, match=f"{path}: not a plan; delete it"):
+        plan.main()
+    monkeypatch.setattr(
+        sys, "argv", [*sys.argv, "--config.batch=64"]
+    )  # other settings, other plans
+    with pytest.raises(TypeError):
+        plan.main()
 
 
 def test_a_row_is_of_the_nearest_setting_that_fits():

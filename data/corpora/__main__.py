@@ -9,7 +9,7 @@ from rich.table import Table
 from data.catalog import CATALOG
 from data.corpora import CORPORA
 from data.corpora.write import build, definitions
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.corpora",
         description="Public corpora become MedS-Ins task files. Fetch the corpus first; `list`"
         " says what and where. Its licence holds for the files made from it.",

@@ -6,7 +6,6 @@
 The same call writes the same bytes, and the test items never depend on --seed.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from data.sample.headers import HEADERS
 from data.sample.lexicon import CARE, DISEASES, DRUGS, FINDINGS, HALLMARKS, SITES
 from data.sample.skills import SKILLS
 from data.sample.tasks import DRAW
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main
 
 HERE = Path(__file__).parent
 N_TRAIN, N_TEST, N_BASE = 400, 54, 45_000
@@ -123,7 +122,7 @@ def write(folder: Path, files: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = Parser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--base", type=Path, help="write the base's training text into this folder")
     parser.add_argument("--seed", type=int, default=0, help="of the base's text")
     args = parser.parse_args()
