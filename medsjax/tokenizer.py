@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import struct
 from dataclasses import dataclass, field
@@ -169,6 +170,7 @@ class HFCodec:
     """A `tokenizers` tokenizer as transformers sets it up from a folder."""
 
     def __init__(self, folder: Path):
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is not there
         from transformers import AutoTokenizer, logging
 
         logging.set_verbosity_error()  # what matters of its warnings is checked here and in convert
