@@ -71,10 +71,10 @@ def sampling(n: Need) -> dict:
     bounds = {
         "compute": n.batch * (weights + attention) / peak,
         "memory": (n.weights - embedding + n.cache) / (chip.hbm_gbps * 1e9),
-        "links": sum(c.sent for c in n.collectives) / (chip.link_gbps * 1e9),
+        "links": n.peak and sum(c.sent for c in n.collectives) / (chip.link_gbps * 1e9),
     }
     return {
-        "decode_bounds_s": {name: round(s, 6) for name, s in bounds.items()},
-        "decode_tokens_per_s": round(n.batch / max(bounds.values())),
+        "decode_bounds_s": {name: s and round(s, 6) for name, s in bounds.items()},
+        "decode_tokens_per_s": round(n.batch / max(s or 0 for s in bounds.values())),
         "prefill_tokens_per_s": round(peak / (weights - 2 * dims.V * dims.D + attention / 2)),
     }

@@ -109,20 +109,26 @@ def _in_batches(first: str) -> dict:
         class Batches(types.DefaultSerializationStatusCallback):
             def key_priority(self, keypath):  # with none at once, each save would warn
                 return now if keypath[0].key == first else later
-    except (ImportError, AttributeError):
+
+        handler = ArrayHandler(callback=Batches())
+    except (ImportError, AttributeError, TypeError):
         return {"enable_pinned_host_transfer": False}
-    handler = ArrayHandler(callback=Batches())
     return {"type_handler_registry": create_type_handler_registry((jax.Array, handler))}
 
 
 class Checkpoints:
-    """The last `keep` states under one folder; `state` is the shape of one."""
+    """The last `keep` states under one folder; `state` is the shape of one.
 
-    def __init__(self, folder: str | Path, keep: int | None, state):
+    `space` is the least `room` of all hosts, which must save in the same way.
+    """
+
+    def __init__(self, folder: str | Path, keep: int | None, state, space: int):
         self.folder = Path(folder).absolute()  # Orbax wants no relative ones
-        sizes, batch = {name: held(leaf) for name, leaf in flat(state).items()}, room() // 2
-        self.in_batches = sum(sizes.values()) > 2 * batch
-        settings = {"restore_concurrent_gb": max(batch, 2 * max(sizes.values())) / 1e9}
+        leaves, batch = flat(state), space // 2
+        sizes = {name: held(leaf) for name, leaf in leaves.items()}
+        self.in_batches = sum(sizes.values()) > space
+        largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+        settings = {"restore_concurrent_gb": max(batch, 2 * largest) / 1e9}
         if self.in_batches:  # two are in memory at a time
             settings |= _in_batches(min(sizes, key=sizes.get))
             settings["save_device_host_concurrent_gb"] = batch / 1e9
@@ -192,6 +198,8 @@ class Checkpoints:
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             full = "RESOURCE_EXHAUSTED" in str(error)
             on_host = isinstance(error, jax.errors.JaxRuntimeError)
+            if on_host and not full:  # not the disk's, perhaps another host's end
+                raise
             what = "out of host memory" if on_host else "no space left"
             raise UserError(
                 f"{self.folder}: checkpoint {step} could not be written "

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from medsjax import attention, cards, lora, safetensors_io, sharding, verify, weights
+from medsjax import attention, cards, checkpoint, lora, safetensors_io, sharding, verify, weights
 from medsjax import workdir as workdirs
 from medsjax.checkpoint import Checkpoints
 from medsjax.config import LoRA
@@ -223,7 +223,7 @@ def from_run(
             **{k: settings[k] for k in ("rank", "alpha")},
         }
         trained = lora.abstract(trained, LoRA(**settings), mesh)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=None, state=trained)
+    checkpoints = Checkpoints(workdir / "checkpoints", None, trained, checkpoint.room())
     step, (model,) = checkpoints.restore((trained,), step, part=True)
     checkpoints.close()
     dtype = dtype or stored_dtype(folder)

@@ -150,7 +150,8 @@ def nearest(cfg: Config, folder: Path, topology: str, tell: Callable[[Fit], None
 
 def _starts(cfg: Config, topology: str) -> Iterator[tuple[str, Config]]:
     """The machine and setting at which each ladder begins, the nearest first."""
-    tensor = max(cfg.run.mesh[1], 1)
+    tensor = make_mesh(*cfg.run.mesh, devices=topologies.devices(topology)).shape["tensor"]
+    same = 0 if tensor == 1 else tensor
     leaner = [] if cfg.run.remat == "full" else [_run(cfg, remat="full")]
     for start in (cfg, *leaner):
         yield topology, start
@@ -158,7 +159,7 @@ def _starts(cfg: Config, topology: str) -> Iterator[tuple[str, Config]]:
         yield topology, _run(cfg, remat="full", mesh=(0, ways))
     for slice_ in topologies.larger(topology):
         for start in (cfg, *leaner):
-            yield slice_, _run(start, mesh=(0, cfg.run.mesh[1]))
+            yield slice_, _run(start, mesh=(0, same))
 
 
 def _run(cfg: Config, **changes) -> Config:

@@ -151,8 +151,8 @@ class Hosts:
             names = self.gather("names", socket.gethostname(), limit)
         except queue.Empty:
             raise UserError(
-                f"no answer from {place.address}:{place.port} after {limit:.0f} s; end what else "
-                "listens there, and start the same command on every host"
+                f"no answer over {place.address}:{place.port} after {limit:.0f} s; end what else "
+                "runs there, and start the same command on every host"
             ) from None
         self.names = [f"host {i} ({name})" for i, name in enumerate(names)]
         self.together = True

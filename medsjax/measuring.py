@@ -180,7 +180,7 @@ _worker: tuple[Any, int]  # in a worker: its source and width
 def _start_worker(pickled: Path, width: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # and so is a shutdown
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(2))  # a shutdown is the parent's, first
     threading.Thread(target=end_with_parent, daemon=True).start()
     _worker = pickle.loads(pickled.read_bytes()), width
 

@@ -83,7 +83,7 @@ SAMPLER_KEYS = {
     "decode_share": "decode_temporaries_gib over cache_gib",
     "peak_gib": "weights, cache and the largest of the temporaries, a chip; null without a program",
     "decode_bounds_s": "seconds of one token a row over a full cache at least: compute, memory "
-    "(weights and cache read once), links",
+    "(weights and cache read once), links (null without a program)",
     "decode_tokens_per_s": "at most, of all rows",
     "prefill_tokens_per_s": "at most, by compute",
     "collectives": "list of {kind, count, gb} for one token a row",
@@ -140,9 +140,7 @@ def report(cfg: config.Config, topology: str, mfu: float, tokens: int | None) ->
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         folder, shape = config_folder(cfg.model, Path(scratch))
-        fitting.machine(
-            cfg, folder, topology
-        )  # before minutes of laying out data
+        fitting.machine(cfg, folder, topology)  # before minutes of laying out data
         counted = extent(cfg, folder, shape, tokens)
         asked, tried = fitting.fit(cfg, folder, topology), []
 

@@ -58,9 +58,7 @@ def write(cfg: config.Config, folder: Path) -> Path:
             training += [train_row(train)] if train else []
             sampling += [sampler_row(sampler)] if sampler else []
     if not training:
-        raise UserError(
-            "--table: no compiler is installed; pip install -e '.[tpu-plan]', or '.[gpu-plan]'"
-        )
+        raise UserError("--table: no plan could be made, for the reasons above")
     path = folder / "table.md"
     path.write_text(f"{_markdown(TRAINING, training)}\n\n{_markdown(SAMPLING, sampling)}\n")
     return path

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from medsjax import (
     attention,
     cards,
+    checkpoint,
     config,
     convert,
     hosts,
@@ -133,6 +134,7 @@ def train(cfg: config.Config, us: Hosts | None = None) -> None:
             )
         return
     if us.index == 0:
+        (workdir / workdirs.FINISHED).unlink(missing_ok=True)
         workdirs.write_json(workdir / "config.json", config.to_dict(cfg))
     us.say(f"{workdir}: {plan.describe()}, {steps} steps, mesh {dict(mesh.shape)}")
 
@@ -214,7 +216,8 @@ def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Me
     """The training loop, from the last checkpoint if there is one; gives what is trained."""
     workdir, optimizer = Path(cfg.workdir), optim.make(cfg.optim, steps)
     state, _ = abstract_start(cfg, folder, optimizer, mesh)
-    checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep, state)
+    space = min(us.gather("room", checkpoint.room()))
+    checkpoints = Checkpoints(workdir / "checkpoints", cfg.run.keep, state, space)
     if us.index == 0:
         workdirs.check_space(workdir, state, cfg.run.keep)
     dims = convert.read_config(folder)[1]

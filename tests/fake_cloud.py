@@ -80,6 +80,7 @@ class Cloud:
     def __init__(self, root: Path, workers: int):
         self.root = root
         tools = {"gcloud": GCLOUD, "curl": CURL, "sleep": SLEEP, "sudo": SUDO, "gcsfuse": GCSFUSE}
+        tools |= {"findmnt": "#!/bin/bash\ncat $HOME/mounted\n"}
         tools |= {"systemd-run": SYSTEMD_RUN, "mountpoint": "#!/bin/bash\ntest -e $HOME/mounted\n"}
         for name, text in tools.items():
             executable(root / "bin" / name, text)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from medsjax import cards, convert, verify
-from medsjax.checkpoint import Checkpoints
+from medsjax.checkpoint import Checkpoints, room
 from medsjax.errors import UserError
 from tests import tiny
 from tests.test_convert import assert_same_bits, read_all
@@ -35,7 +35,7 @@ def run(tmp_path_factory) -> Path:
     model, tokenizer = convert.load(base, dtype="float32")
     workdir = folder / "demo"
     moments = {"m": jax.tree.map(jnp.zeros_like, model)}
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=2, state=(model, moments))
+    checkpoints = Checkpoints(workdir / "checkpoints", 2, (model, moments), room())
     checkpoints.save(3, (model, moments))
     checkpoints.save(6, (jax.tree.map(lambda a: 2 * a, model), moments))
     checkpoints.close()

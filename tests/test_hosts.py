@@ -156,6 +156,7 @@ def test_strangers_at_the_port_are_sent_away(tmp_path):
 
 
 def break_down(us: Hosts, host: int, how: str) -> None:
+    us.gather("names are known", None)
     if us.index == host:
         if how == "error":
             raise UserError("data/x: no such folder")
@@ -190,7 +191,7 @@ def test_who_takes_connections_but_is_not_host_0_is_not_waited_for(monkeypatch):
         us, port = Hosts(1, 2), silent.getsockname()[1]
         us.over = True  # the connection's end, after the test, is not the end of this process
         with pytest.raises(
-            UserError, match=rf"no answer from localhost:{port} after 0 s; end what"
+            UserError, match=rf"no answer over localhost:{port} after 0 s; end what"
         ):
             us.meet(meeting.Place("localhost", port, 2, 1, 0.2))
 

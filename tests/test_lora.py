@@ -216,7 +216,7 @@ def test_a_run_learns_and_exports_merged_weights_and_peft_adapters(run, tiny_fol
 
 
 def test_a_checkpoint_holds_no_base(run):
-    checkpoints = checkpoint.Checkpoints(run / "checkpoints", keep=2, state=jnp.zeros(1))
+    checkpoints = checkpoint.Checkpoints(run / "checkpoints", 2, jnp.zeros(1), 10**9)
     parts = ocp.args.Composite(meta=ocp.args.JsonRestore())
     names = checkpoints.manager.restore(checkpoints.latest, args=parts).meta["checksums"]
     assert len(names) > 28 and not [name for name in names if "embed" in name or "norm" in name]

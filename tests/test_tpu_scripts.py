@@ -205,11 +205,13 @@ def test_setup_outside_a_checkout_leaves_the_workers_alone(slice_of_3, tmp_path)
 
 def test_setup_does_not_go_on_with_another_bucket(slice_of_3, tmp_path):
     for home in slice_of_3.homes:
-        (home.parent / ".medsjax-bucket").write_text("old-bucket\n")
+        (home.parent / "mounted").write_text("old-bucket\n")
         (home.parent / "bucket").mkdir()
     done = set_up(slice_of_3, tmp_path / "copy", "tpu_scripts/setup.sh", TPU_BUCKET="new-bucket")
     assert done.returncode == 2
-    assert "error: worker 1: old-bucket is mounted, not new-bucket; sudo systemctl" in done.stderr
+    assert (
+        "error: worker 1: old-bucket is mounted, not new-bucket; sudo systemctl stop" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["setup", "run", "logs", "stop"])

@@ -25,8 +25,9 @@ cd "$(dirname "$0")/.."
 
 archive=${TMPDIR:-/tmp}/medsjax-$TPU_NAME.tgz
 [[ $DRY_RUN -eq 1 ]] || trap 'rm -f "$archive"' EXIT
-new=$(git ls-files --others --exclude-standard -- '*.py') ||
+git ls-files --error-unmatch tpu_scripts/setup.sh >/dev/null ||
   fail "this is no git checkout (see above), and what git knows is what is copied"
+new=$(git ls-files --others --exclude-standard -- '*.py')
 [[ -z $new ]] || echo "not copied, as git does not know it (git add): ${new//$'\n'/, }" >&2
 there="while IFS= read -rd '' file; do [[ ! -e \$file ]] || printf '%s\0' \"\$file\"; done"
 run bash -o pipefail -c \

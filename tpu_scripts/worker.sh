@@ -32,23 +32,22 @@ setup() {
 
 mount_bucket() {
   local flag=--metadata-cache-negative-ttl-secs probe=~/bucket/.medsjax-probe-$worker
-  local name=~/.medsjax-bucket mounted
+  local mounted
   grep -q -e $flag <<<"$(gcsfuse --help 2>&1)" || install_gcsfuse
   mkdir -p ~/bucket
   # A service of its own: a mount that belongs to this login would be ended together with the
   # training when the VM shuts down, before the last checkpoint is written. Without caches, as what
   # one worker writes the others must see.
   if mountpoint -q ~/bucket; then
-    mounted=$(cat "$name" 2>/dev/null || true)
+    mounted=$(findmnt -no SOURCE ~/bucket) # gcsfuse mounts a bucket by its name
     [[ $mounted == "$1" ]] ||
-      fail "${mounted:-another bucket} is mounted, not $1; sudo systemctl stop medsjax-bucket ends it"
+      fail "$mounted is mounted, not $1; sudo systemctl stop medsjax-bucket ends that"
   else
     sudo systemd-run --quiet --collect --unit=medsjax-bucket --service-type=forking \
       --uid="$(id -u)" --gid="$(id -g)" --property=After=network-online.target \
       --property=Before=systemd-user-sessions.service \
       "$(command -v gcsfuse)" --implicit-dirs --metadata-cache-ttl-secs=0 $flag=0 "$1" ~/bucket ||
       fail "$1 cannot be mounted: sudo journalctl -u medsjax-bucket says why"
-    echo "$1" >"$name"
   fi
   # A checkpoint appears by the renaming of its folder: better to learn now that the bucket cannot.
   rm -rf "$probe" "$probe.moved"
