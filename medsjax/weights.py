@@ -1,8 +1,8 @@
 """One table HF tensor name <-> parameter, and the way of the bytes between folder and mesh."""
 
 import mmap
+import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -30,7 +30,8 @@ LLAMA = {
     "model.norm.weight": "norm_D",
     "lm_head.weight": "unembed_VD",
 }
-READERS = 4  # tensors read at a time: what a disk or a mounted bucket likes
+# Tensors read at a time: a mounted bucket likes several, more than cores get in each other's way.
+READERS = max(2, min(8, os.cpu_count() or 2))
 
 
 def templates(dims: Dims) -> list[str]:
@@ -136,15 +137,9 @@ def read(
 
 
 def _aligned(shape: list[int], dtype) -> np.ndarray:
-    """An empty array in pages of its own: XLA's CPU client then takes it as it lies, uncopied.
-
-    Huge pages where the kernel gives them: first touching small ones takes longer than the reading.
-    """
+    """An empty array in pages of its own: XLA's CPU client then takes it as it lies, uncopied."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        with suppress(OSError):  # a kernel built without them
-            pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype).reshape(shape)
 
 

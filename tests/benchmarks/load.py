@@ -38,6 +38,9 @@ from medsjax import hf_config, safetensors_io, weights
 from medsjax.errors import UserError
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "base"
+# Seconds before each run: memory that a process has just let go of is faster to get, most of all on
+# a virtual machine, whose host takes it back after a moment.
+SETTLE = 10
 # Llama 3.2's shapes: layers, width, ffn, query heads, head.
 SIZES = {
     "1b": (16, 2048, 8192, 32, 64),
@@ -166,11 +169,11 @@ def table(folder: Path, dtypes: list[str], rounds: int, cold: bool) -> Table:
         shown.add_column(name, justify="right")
     for dtype in dtypes:
         seen: dict[str, list[dict]] = {side: [] for side in SIDES}
-        for i in tqdm(range(rounds), desc=dtype, leave=False):
-            first = i % len(SIDES)  # memory that another has just let go of is faster to get
-            for side in (*list(SIDES)[first:], *list(SIDES)[:first]):
+        for _ in tqdm(range(rounds), desc=dtype, leave=False):
+            for side, rows in seen.items():
+                time.sleep(SETTLE)
                 (drop if cold else warm)(folder)
-                seen[side].append(run(side, folder, dtype))
+                rows.append(run(side, folder, dtype))
         for side, rows in seen.items():
             seconds = (f"{median(r[k] for r in rows):.2f}" for k in ("loaded", "used"))
             share = median(a["used"] / b["used"] for a, b in zip(seen["ours"], rows, strict=True))
