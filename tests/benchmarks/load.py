@@ -143,7 +143,7 @@ def drop(folder: Path) -> None:
 
 
 def warm(folder: Path) -> None:
-    """Bring them into it: a process that takes most of the memory has pushed them out."""
+    """Bring them into it, whence a process that takes most of the memory pushes them."""
     for path in folder.iterdir():
         with open(path, "rb") as file:
             while file.read(1 << 24):
