@@ -1,9 +1,12 @@
 """A user's mistake is one line and exit code 2; anything else is our fault, with its traceback."""
 
 import argparse
+import contextlib
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -19,6 +22,28 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise UserError(f"{message.removeprefix('argument ')}; --help tells more")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, but a misspelt option is named first, not what is missing without it."""
+        options = list(self._option_string_actions)
+        for word in sys.argv[1:] if args is None else args:
+            name = word.partition("=")[0]
+            known = any(option.startswith(name) for option in options)  # whole or shortened
+            near = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
+            if name.startswith("--") and not known and near:
+                raise UserError(f"{name}: no such option; did you mean {near[0]}?")
+        return super().parse_known_args(args, namespace)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in an error of writing to it (no space is told without a name)."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.strerror is not None:
+            error.filename = str(path)
+        raise
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from medsjax.errors import UserError
+from medsjax.errors import UserError, writing
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -224,7 +224,8 @@ def write(
         listing = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(listing, indent=2))
     for file, shard in zip(names, shards, strict=True):
-        _write_shard(folder / file, shard, shapes, sizes, kinds, fetch)
+        with writing(folder / file):
+            _write_shard(folder / file, shard, shapes, sizes, kinds, fetch)
 
 
 def _write_shard(path, shard, shapes, sizes, kinds, fetch) -> None:

@@ -3,6 +3,7 @@
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 
 import jax
@@ -32,6 +33,7 @@ LLAMA = {
 }
 # Tensors read at a time: a mounted bucket likes several, more than cores get in each other's way.
 READERS = max(2, min(8, os.cpu_count() or 2))
+PIECE = 1 << 23  # numbers of an embedding that one of them reads at a time
 
 
 def templates(dims: Dims) -> list[str]:
@@ -124,15 +126,20 @@ def read(
 ) -> dict[Box, np.ndarray]:
     """Parts of one parameter: of its tensor, or of its layers' tensors stacked on a first axis."""
     parts = {box: _aligned([b - a for a, b in box], dtype) for box in boxes}
+    rows = 1 if stacked else max(PIECE * shape[0] // prod(shape), 1)
 
-    def one(layer: int) -> None:
-        if not stacked:
-            return found[0].fill(shape, parts)
-        here = {box: part for box, part in parts.items() if box[0][0] <= layer < box[0][1]}
-        layers = {box[1:]: part[layer - box[0][0]] for box, part in here.items()}
-        return found[layer].fill(shape[1:], layers)
+    def one(first: int) -> None:
+        here = {}
+        for box, part in parts.items():
+            a, b = max(box[0][0], first), min(box[0][1], first + rows)
+            if a < b:
+                here[((a, b), *box[1:])] = part[a - box[0][0] : b - box[0][0]]
+        if stacked:
+            layers = {box[1:]: part[0] for box, part in here.items()}
+            return found[first].fill(shape[1:], layers)
+        return found[0].fill(shape, here)
 
-    list(pool.map(one, range(len(found))))
+    list(pool.map(one, range(0, shape[0], rows)))
     return parts
 
 

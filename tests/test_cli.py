@@ -1,6 +1,8 @@
 """A user's mistakes on the training command: one line, exit code 2, nothing half-written."""
 
+import importlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medsjax import train, workdir
-from medsjax.errors import UserError, run_main
+from medsjax.errors import Parser, UserError, run_main, writing
 from tests import tiny
 
 CONFIG = """
@@ -164,3 +166,35 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
         workdir.claim(tmp_path)
     first.close()
     workdir.claim(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("medsjax.convert", ["--verfy", "a", "b"], "--verfy: no such option; did you mean --v"),
+        ("medsjax.plan", ["--topolgy=h200"], "did you mean --topology?"),
+        ("eval.score", ["--keep-duplicate-rows", "x"], "did you mean --keep-duplicates?"),
+    ],
+)
+def test_a_misspelt_option_has_a_suggestion(command, arguments, said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [command, *arguments])
+    with pytest.raises(UserError, match=re.escape(said)):
+        importlib.import_module(command).main()
+
+
+def test_a_shortened_option_is_taken():
+    parser = Parser()
+    parser.add_argument("--keep-duplicates")
+    parser.add_argument("--keep")
+    assert parser.parse_args(["--keep-dup=x"]).keep_duplicates == "x"
+
+
+def test_a_full_disk_names_the_file(tmp_path, capsys):
+    def main():
+        with writing(tmp_path / "model.safetensors"), open("/dev/full", "wb", 0) as file:
+            file.write(b"x")
+
+    with pytest.raises(SystemExit):
+        run_main(main)
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'model.safetensors'}: No space left on device")

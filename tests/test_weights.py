@@ -84,8 +84,9 @@ def seen(monkeypatch):
 
 @pytest.mark.parametrize("hosts", HOSTS)
 @pytest.mark.parametrize("shape", [(8, 1), (4, 2)])
-def test_a_host_reads_what_its_devices_keep(shape, hosts, seen, tiny_folder):
-    """Every parameter, with a mesh of eight of which a host has some."""
+def test_a_host_reads_what_its_devices_keep(shape, hosts, seen, tiny_folder, monkeypatch):
+    """Every parameter, with a mesh of eight of which a host has some; embeddings in pieces."""
+    monkeypatch.setattr(weights, "PIECE", 1000)
     mesh = make_mesh(*shape)
     entries, _ = convert.inspect(tiny_folder)
     model = convert.abstract(tiny_folder, mesh, "bfloat16", "bfloat16")
