@@ -102,20 +102,36 @@ class Log:
         if self.file:
             self.file.write(row)
 
+    def complete(self, heldout_loss: float) -> None:
+        """Fill in what a pass that SIGTERM cut off owes the last row."""
+        if self.file:
+            self.file.complete(heldout_loss)
+
     def close(self) -> None:
         self.bar.close()
 
 
 class MetricsFile:
-    """Appends objects by step; opening it at `step` drops what a killed run wrote after it."""
+    """Appends objects by step; opening it at `step` drops what a killed run wrote after it.
+
+    `cut_off`: the last row waits for its held-out loss, which is null.
+    """
 
     def __init__(self, path: Path, step: int):
         self.path = path
         kept = [row for row in read(path) if row["step"] <= step]
-        temp = path.with_suffix(".tmp")
-        temp.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temp, path)
+        self._replace(kept)
         self.last = kept[-1]["step"] if kept else -1
+        self.cut_off = bool(kept) and kept[-1].get("heldout_loss", 0) is None
+
+    def _replace(self, rows: list[dict]) -> None:
+        temp = self.path.with_suffix(".tmp")
+        temp.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(temp, self.path)
+
+    def complete(self, heldout_loss: float) -> None:
+        rows = read(self.path)
+        self._replace([*rows[:-1], {**rows[-1], "heldout_loss": heldout_loss}])
 
     def write(self, row: dict) -> None:
         """Append one object; a step that stands there already is left as it is."""

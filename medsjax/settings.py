@@ -102,8 +102,7 @@ class Run:
     keep: int = 2
     """How many checkpoints stay on disk."""
     eval_every: int = 0
-    """Steps between measurements of the held-out loss; 0: only at the start and the end. SIGTERM
-    waits for one that runs: on a spot machine it must take less than its 30 s."""
+    """Steps between measurements of the held-out loss; 0: only at the start and the end."""
     bench_at: Literal["none", "start", "end", "both"] = "both"
     """When the benchmark is run."""
     mesh: tuple[int, int] = (0, 0)

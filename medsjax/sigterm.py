@@ -2,8 +2,8 @@
 
 Python answers a signal only between two bytecodes of the main thread, and a compilation or a wait
 for other hosts may keep that for minutes. So a thread reads the signal from a pipe and settles with
-the other hosts what to do: within the training loop they end after the same step, and that is
-saved; outside there is nothing to save, and they end at once.
+the other hosts what to do: within the training loop they end after the same step, or batch of a
+held-out pass, and the step is saved; outside there is nothing to save, and they end at once.
 """
 
 import contextlib
@@ -32,8 +32,9 @@ class Sigterm:
     def __init__(self, hosts):
         self.hosts = hosts
         self.lock = threading.Lock()  # held while the hosts settle it: no step begins meanwhile
-        self.at: int | None = None  # the step begun last; None outside the loop or before its first
-        self.last: int | None = None  # the step to end after
+        self.step = 0  # the one begun last
+        self.at: int | None = None  # steps and held-out batches begun in the loop; None outside it
+        self.last: int | None = None  # which of them is to be the last
         self.leaving = False  # nothing is to be saved
         self.known, self.told = threading.Lock(), threading.Lock()  # each taken once, for good
         self.out = False  # of what `caught` holds
@@ -62,15 +63,18 @@ class Sigterm:
         yield
         self.hosts.gather("trained", None)
         with self.lock:
-            step, self.at = self.at, None
+            self.at = None
         if self.last is not None:
-            raise Stopped(step)
+            raise Stopped(self.step)
 
     def reached(self, step: int) -> bool:
-        """Called when `step` has begun; whether it is the last, to be saved."""
+        """Called when `step`, or a held-out batch after it, has begun; whether to end and save it.
+
+        All hosts begin the same ones in the same order, so that a count of them is a place.
+        """
         with self.lock:
-            self.at = step
-            return self.last is not None and step >= self.last
+            self.step, self.at = step, (self.at or 0) + 1
+            return self.last is not None and self.at >= self.last
 
     def asked(self) -> None:
         """Some host got SIGTERM: all tell where they are."""
@@ -82,11 +86,11 @@ class Sigterm:
             else:
                 self.settled([None])
 
-    def settled(self, steps: list[int | None]) -> None:
-        """Where all hosts are: one step after the foremost all end, or now."""
-        self.leaving = None in steps
+    def settled(self, places: list[int | None]) -> None:
+        """Where all hosts are: one place after the foremost all end, or now."""
+        self.leaving = None in places
         if not self.leaving:
-            self.last = max(steps) + 1
+            self.last = max(places) + 1
         self.lock.release()
         if self.leaving:
             threading.Thread(target=self._insist, daemon=True).start()

@@ -91,12 +91,15 @@ class Heldout:
         loss = partial(loss_sum, remat="none")
         self.step = jax.jit(lambda m, b, base: (loss(m, b, base=base), b["loss_mask_BT"].sum()))
 
-    def __call__(self, model, base: Llama | None = None) -> float:
+    def __call__(self, model, base: Llama | None = None, stop=lambda: False) -> float | None:
+        """None where `stop`, asked at every batch, ended it."""
         total = targets = 0.0
         p = self.plan
         shape = {"length": p.length, "batch": self.rows, **host_rows(self.mesh)}
         for batch in input_pipeline.heldout_batches(p.source, p.rows, p.lengths, **shape):
             nll, n = self.step(model, input_pipeline.put(batch, batch_sharding(self.mesh)), base)
+            if stop():
+                return None
             total, targets = total + float(nll), targets + float(n)
         return total / max(targets, 1.0)
 
@@ -237,8 +240,10 @@ def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Me
             rows_per_epoch=len(plan.rows) / cfg.batch,
             flops=metrics.train_flops(dims, cfg.length, base is not None),
         )
-        if start == 0 and heldout:
+        if heldout and start == 0:
             log.write({"step": 0, "heldout_loss": heldout(model, base)})
+        elif heldout and us.from_first("cut off", lambda: log.file.cut_off):
+            log.complete(heldout(model, base))
         batches = input_pipeline.batches(
             *(plan.source, plan.rows, plan.lengths),
             **{"length": plan.length, "batch": plan.batch, "epochs": cfg.epochs, "seed": cfg.seed},
@@ -257,7 +262,10 @@ def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Me
                 save = stop or step == steps or step % cfg.run.save_every == 0
                 row = log.step(step, seen, batch["n_examples"], force=measure or save)
                 if row and measure:
-                    row["heldout_loss"] = heldout(model, base)
+                    reached = partial(us.sigterm.reached, step)
+                    row["heldout_loss"] = None if stop else heldout(model, base, reached)
+                    stop = row["heldout_loss"] is None
+                    save = save or stop
                 if row:
                     log.write(row)
                 if save:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medsjax import convert, metrics, train
+from medsjax import convert, input_pipeline, metrics, train
 from medsjax.config import Config, Optim, Run
 from medsjax.hosts import Hosts
 from medsjax.sharding import one_device
@@ -45,6 +45,19 @@ def rows(workdir: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in ("time", "tokens_per_second")} for row in ran]
 
 
+def test_the_row_of_a_pass_that_was_cut_off_is_filled_in(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = metrics.MetricsFile(path, 0)
+    for loss, step in ((3.0, 0), (2.0, 4), (None, 8)):
+        file.write({"step": step, "loss": 1.0, "heldout_loss": loss})
+    again = metrics.MetricsFile(path, 8)
+    assert again.cut_off
+    again.complete(1.5)
+    ran = metrics.read(path)
+    assert [row["heldout_loss"] for row in ran] == [3.0, 2.0, 1.5] and ran[2]["loss"] == 1.0
+    assert not metrics.MetricsFile(path, 8).cut_off
+
+
 @pytest.mark.slow
 def test_stopped_anywhere_the_same_command_ends_in_the_same_bits(
     tiny_folder, tmp_path, monkeypatch
@@ -76,10 +89,13 @@ def test_stopped_anywhere_the_same_command_ends_in_the_same_bits(
         (convert, "load", None, 0),
         (train.Heldout, "__call__", None, 0),
         (metrics.Log, "step", 2, 2),
+        (input_pipeline, "heldout_batches", 11, 11),  # that pass is cut off, and done on resuming
         (convert, "save", None, 11),
     ):
         stopped = stopped_in(part, name)
         assert stopped and stopped.code == 0 and stopped.saved == saved and last() == there, name
+        if name == "heldout_batches":
+            assert rows(cut)[-1]["heldout_loss"] is None
     train.train(config(tiny_folder, cut))
     assert rows(cut) == rows(whole) and len(rows(whole)) == 12
     for path in sorted((whole / "hf").iterdir()):
