@@ -98,8 +98,9 @@ class Log:
         """Begin a new interval, after work that is not training."""
         self.clock, self.pending = time.perf_counter(), []
 
-    def write(self, row: dict) -> None:
-        if self.file:
+    def write(self, row: dict | None) -> None:
+        """What `step` gave: a row, or None where none is due."""
+        if self.file and row:
             self.file.write(row)
 
     def complete(self, heldout_loss: float) -> None:

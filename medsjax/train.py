@@ -266,8 +266,7 @@ def fit(cfg: config.Config, us: Hosts, plan: Plan, heldout, steps: int, mesh: Me
                     row["heldout_loss"] = None if stop else heldout(model, base, reached)
                     stop = row["heldout_loss"] is None
                     save = save or stop
-                if row:
-                    log.write(row)
+                log.write(row)
                 if save:
                     checkpoints.save(step, (model, opt_state))
                 if measure or save:
