@@ -156,16 +156,18 @@ def test_strangers_at_the_port_are_sent_away(tmp_path):
     assert run.ended()[0] == [0, 0, 0]
 
 
-def break_down(us: Hosts, host: int, how: str) -> None:
+def break_down(us: Hosts, host: int, how: str, dying: Path) -> None:
     us.gather("names are known", None)
     if us.index == host:
         if how == "error":
             raise UserError("data/x: no such folder")
         if how == "fault":
             raise ZeroDivisionError
+        dying.touch()
         time.sleep(0.3 if how == "kill, seen by JAX" else 0)
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "kill, seen by JAX":  # whose collective fails before the connection is seen closed
+        until(dying.exists)
         raise RuntimeError("Gloo all-reduce failed: Connection reset by peer")
     time.sleep(0.1 * us.index)
     us.gather("never", None)
@@ -174,7 +176,7 @@ def break_down(us: Hosts, host: int, how: str) -> None:
 @pytest.mark.parametrize("host", [0, 1])
 @pytest.mark.parametrize("how", ["error", "fault", "kill", "kill, seen by JAX"])
 def test_what_ends_one_host_ends_all(tmp_path, host, how):
-    codes, outs = Run(tmp_path, break_down, [(host, how)] * 3).ended()
+    codes, outs = Run(tmp_path, break_down, [(host, how, tmp_path / "dying")] * 3).ended()
     how = how.partition(",")[0]
     code = {"error": 2, "fault": 1, "kill": -9}[how]
     assert codes == [code if i == host else 2 for i in range(3)]
