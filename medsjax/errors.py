@@ -29,8 +29,9 @@ class Parser(argparse.ArgumentParser):
         for word in sys.argv[1:] if args is None else args:
             name = word.partition("=")[0]
             known = any(option.startswith(name) for option in options)  # whole or shortened
-            near = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
-            if name.startswith("--") and not known and near:
+            if known or not name.startswith("--") or name.startswith("--config."):
+                continue
+            if near := difflib.get_close_matches(name, options, n=1, cutoff=0.75):
                 raise UserError(f"{name}: no such option; did you mean {near[0]}?")
         return super().parse_known_args(args, namespace)
 

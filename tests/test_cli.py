@@ -7,10 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from medsjax import train, workdir
-from medsjax.errors import Parser, UserError, run_main, writing
+from medsjax import safetensors_io, train, workdir
+from medsjax.errors import Parser, UserError, run_main
 from tests import tiny
 
 CONFIG = """
@@ -171,7 +172,7 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [
-        ("medsjax.convert", ["--verfy", "a", "b"], "--verfy: no such option; did you mean --v"),
+        ("medsjax.convert", ["--verfy", "a", "b"], "no such option; did you mean --verify?"),
         ("medsjax.plan", ["--topolgy=h200"], "did you mean --topology?"),
         ("eval.score", ["--keep-duplicate-rows", "x"], "did you mean --keep-duplicates?"),
     ],
@@ -190,11 +191,9 @@ def test_a_shortened_option_is_taken():
 
 
 def test_a_full_disk_names_the_file(tmp_path, capsys):
-    def main():
-        with writing(tmp_path / "model.safetensors"), open("/dev/full", "wb", 0) as file:
-            file.write(b"x")
-
+    file = tmp_path / "model.safetensors"
+    file.symlink_to("/dev/full")
+    args = {"a": (8,)}, {"a": "float32"}, lambda name: np.ones(8, np.float32)
     with pytest.raises(SystemExit):
-        run_main(main)
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path / 'model.safetensors'}: No space left on device")
+        run_main(lambda: safetensors_io.write(tmp_path, *args))
+    assert capsys.readouterr().err.startswith(f"error: {file}: No space left on device; ")
